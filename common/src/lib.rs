@@ -1,0 +1,1 @@
+//! The dictionary: what boss, worker and page agree on.
