@@ -1,1 +1,37 @@
-//! The dictionary: what boss, worker and page agree on.
+//! The dictionary: the words, the events and the one state machine that boss, worker and page agree on.
+//!
+//! A word means the same thing in code, SQL, JSON, CSS, on the command line and on the page:
+//!
+//! * a **pipeline** has **stages**, which run one after another; a stage has **tasks**, which run at once;
+//! * a task asks for **steps**: one command in one fresh container each, executed by a **worker**;
+//! * a **run** is one execution of a pipeline; an **attempt** is one execution of a task within a run;
+//! * an attempt ends in one **verdict**: an **outcome**, and unless it passed, a **reason** from a closed list;
+//! * an **event** is one fact in a run's log, and **seq** is its position there.
+//!
+//! Nothing in here reads a clock, a file or the network, and all of it builds for wasm.
+
+mod api;
+mod names;
+mod output;
+mod pipeline;
+mod run;
+mod spec;
+mod step;
+mod verdict;
+mod words;
+
+pub use api::{Health, OnlyTasks, Page, Problem, RunCreated, RunSummary, RunView, StepView, TaskView};
+pub use names::{BadName, RunKey, RunNumber, Seq, StepId, TaskId, step_id};
+pub use output::{Bytes, Mark, OutputMark, Stream};
+pub use pipeline::{Pipeline, Stage, Task};
+pub use run::{
+    Attempt, AttemptEnd, IllegalTransition, Phase, RunEvent, RunFact, RunState, StageRun, StepRun, StepState,
+    TaskRun, TaskState,
+};
+pub use spec::{Command, Network, SpecProblem, StepSpec};
+pub use step::{StepEvent, StepEnd};
+pub use verdict::{Outcome, Reason, SkipReason, Verdict};
+pub use words::{duration, headline, task_words};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,517 @@
+//! A run as the sum of its events. `RunState::apply` is the one state machine: the boss uses it to refuse a
+//! wrong event and to rebuild a run after a restart, the page and the terminal use it to draw.
+
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use crate::{Pipeline, Problem, Reason, RunKey, RunNumber, Seq, SkipReason, StepEnd, StepEvent, StepId, StepSpec};
+use crate::{TaskId, Verdict};
+
+/// One fact in a run's log.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RunEvent {
+    pub seq: Seq,
+    /// Wall-clock milliseconds since 1970; for show. Order is `seq`, durations are measured by whom they concern.
+    pub at_ms: u64,
+    #[serde(flatten)]
+    pub fact: RunFact,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum RunFact {
+    RunStarted {
+        run: RunNumber,
+        key: RunKey,
+        pipeline: Pipeline,
+        /// The tasks of a partial run; null for all.
+        only: Option<Vec<TaskId>>,
+    },
+    TaskStarted {
+        task: TaskId,
+        attempt: u32,
+    },
+    /// The pipedef called `run(...)`; said before the worker hears of it.
+    StepAsked {
+        task: TaskId,
+        attempt: u32,
+        step: StepId,
+        worker: String,
+        spec: StepSpec,
+    },
+    /// What the worker said of a step. Its `output` is not in the log but in the attempt's output file.
+    Step {
+        task: TaskId,
+        attempt: u32,
+        step: StepId,
+        /// Where the worker's spool continues after this.
+        position: u64,
+        said: StepEvent,
+    },
+    TaskEnded {
+        task: TaskId,
+        attempt: u32,
+        #[serde(flatten)]
+        verdict: Verdict,
+        took_ms: u64,
+        /// What to tell a person, where the verdict alone does not say it all.
+        problem: Option<Problem>,
+    },
+    TaskSkipped {
+        task: TaskId,
+        why: SkipReason,
+    },
+    CancelAsked,
+    /// New attempts of these tasks begin.
+    RerunStarted {
+        only: Vec<TaskId>,
+    },
+    RunEnded {
+        #[serde(flatten)]
+        verdict: Verdict,
+    },
+}
+
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct RunState {
+    pub number: RunNumber,
+    /// None until `run_started`.
+    pub key: Option<RunKey>,
+    pub phase: Phase,
+    pub only: Option<Vec<TaskId>>,
+    pub cancel_asked: bool,
+    pub stages: Vec<StageRun>,
+    pub started_at_ms: u64,
+    pub ended_at_ms: Option<u64>,
+    pub last_seq: Seq,
+    /// Where in `stages` a task stands, so that a run of thousands of tasks stays quick.
+    places: BTreeMap<TaskId, (usize, usize)>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Phase {
+    /// No event yet.
+    #[default]
+    Unborn,
+    Running,
+    Ended(Verdict),
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct StageRun {
+    pub name: String,
+    pub always: bool,
+    pub tasks: Vec<TaskRun>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct TaskRun {
+    pub id: TaskId,
+    pub line: Option<u32>,
+    pub state: TaskState,
+    /// Only the last can be unended. Earlier ones never change again.
+    pub attempts: Vec<Attempt>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TaskState {
+    Pending,
+    Running,
+    Ended(Verdict),
+    Skipped(SkipReason),
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Attempt {
+    /// Counted from 1.
+    pub number: u32,
+    pub started_at_ms: u64,
+    /// In the order in which they were asked for.
+    pub steps: Vec<StepRun>,
+    pub end: Option<AttemptEnd>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct AttemptEnd {
+    pub verdict: Verdict,
+    pub took_ms: u64,
+    pub problem: Option<Problem>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct StepRun {
+    pub id: StepId,
+    pub worker: String,
+    pub spec: StepSpec,
+    pub state: StepState,
+    /// Where the worker's spool continues after the last event in the log.
+    pub position: u64,
+    /// What `started` named.
+    pub image_digest: Option<String>,
+    pub dropped_bytes: u64,
+    /// Output of this step was lost somewhere.
+    pub gap: bool,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum StepState {
+    /// The worker has not answered yet.
+    Asked,
+    Queued,
+    Preparing { what: String, done_bytes: Option<u64>, total_bytes: Option<u64> },
+    Running { since_ms: u64 },
+    Ended(StepEnd),
+}
+
+/// An event that cannot follow what the log already says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IllegalTransition {
+    pub seq: Seq,
+    pub why: String,
+}
+
+impl fmt::Display for IllegalTransition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "event {} cannot follow: {}", self.seq.0, self.why)
+    }
+}
+
+impl std::error::Error for IllegalTransition {}
+
+impl RunState {
+    /// Takes one event into account, or refuses it and stays as it was.
+    pub fn apply(&mut self, event: &RunEvent) -> Result<(), IllegalTransition> {
+        let illegal = |why: String| IllegalTransition { seq: event.seq, why };
+        if event.seq.0 != self.last_seq.0 + 1 {
+            return Err(illegal(format!("the last one was {}", self.last_seq.0)));
+        }
+        self.take(event.at_ms, &event.fact).map_err(illegal)?;
+        self.last_seq = event.seq;
+        Ok(())
+    }
+
+    /// Every check stands before the first change, so that a refused fact leaves no trace.
+    fn take(&mut self, at_ms: u64, fact: &RunFact) -> Result<(), String> {
+        match (fact, self.phase) {
+            (RunFact::RunStarted { run, key, pipeline, only }, Phase::Unborn) => {
+                return self.begin(at_ms, *run, key, pipeline, only.as_deref());
+            }
+            (RunFact::RunStarted { .. }, _) => return Err("the run has already started".to_owned()),
+            (_, Phase::Unborn) => return Err("the run has not started".to_owned()),
+            (RunFact::RerunStarted { only }, Phase::Ended(_)) => return self.begin_again(only),
+            (RunFact::RerunStarted { .. }, _) => return Err("the run is still running".to_owned()),
+            (_, Phase::Ended(_)) => return Err("the run has ended".to_owned()),
+            (_, Phase::Running) => {}
+        }
+        match fact {
+            RunFact::TaskStarted { task, attempt } => {
+                let cancel_asked = self.cancel_asked;
+                let found = self.find(task)?;
+                let next = found.attempts.len() as u32 + 1;
+                if found.state != TaskState::Pending {
+                    return Err(format!("{task} is not pending"));
+                }
+                if cancel_asked {
+                    return Err(format!("{task} cannot start: the run is being cancelled"));
+                }
+                if *attempt != next {
+                    return Err(format!("the next attempt of {task} is {next}, not {attempt}"));
+                }
+                found.state = TaskState::Running;
+                found.attempts.push(Attempt {
+                    number: next,
+                    started_at_ms: at_ms,
+                    steps: Vec::new(),
+                    end: None,
+                });
+                Ok(())
+            }
+            RunFact::StepAsked { task, attempt, step, worker, spec } => {
+                let running = self.running(task, *attempt)?;
+                if running.steps.iter().any(|known| known.id == *step) {
+                    return Err(format!("step {step} was asked for before"));
+                }
+                running.steps.push(StepRun {
+                    id: step.clone(),
+                    worker: worker.clone(),
+                    spec: spec.clone(),
+                    state: StepState::Asked,
+                    position: 0,
+                    image_digest: None,
+                    dropped_bytes: 0,
+                    gap: false,
+                });
+                Ok(())
+            }
+            RunFact::Step { task, attempt, step, position, said } => {
+                let running = self.running(task, *attempt)?;
+                let found = running.steps.iter_mut().find(|known| known.id == *step);
+                found.ok_or_else(|| format!("nobody asked for step {step}"))?.take(at_ms, *position, said)
+            }
+            RunFact::TaskEnded { task, attempt, verdict, took_ms, problem } => {
+                let running = self.running(task, *attempt)?;
+                if verdict.passed() {
+                    running.may_pass().map_err(|why| format!("{task} cannot have passed: {why}"))?;
+                }
+                running.end =
+                    Some(AttemptEnd { verdict: *verdict, took_ms: *took_ms, problem: problem.clone() });
+                self.find(task)?.state = TaskState::Ended(*verdict);
+                Ok(())
+            }
+            RunFact::TaskSkipped { task, why } => {
+                let found = self.find(task)?;
+                if found.state != TaskState::Pending {
+                    return Err(format!("{task} is not pending"));
+                }
+                found.state = TaskState::Skipped(*why);
+                Ok(())
+            }
+            RunFact::CancelAsked => {
+                if self.cancel_asked {
+                    return Err("the run is being cancelled already".to_owned());
+                }
+                self.cancel_asked = true;
+                Ok(())
+            }
+            RunFact::RunEnded { verdict } => {
+                if let Some(open) = self.tasks().find(|task| {
+                    matches!(task.state, TaskState::Pending | TaskState::Running)
+                }) {
+                    return Err(format!("{} has not ended", open.id));
+                }
+                let due = self.verdict_now();
+                if *verdict != due {
+                    return Err(format!("its tasks make it {due:?}, not {verdict:?}"));
+                }
+                self.phase = Phase::Ended(*verdict);
+                self.ended_at_ms = Some(at_ms);
+                Ok(())
+            }
+            RunFact::RunStarted { .. } | RunFact::RerunStarted { .. } => Err("out of place".to_owned()),
+        }
+    }
+
+    fn begin(
+        &mut self,
+        at_ms: u64,
+        run: RunNumber,
+        key: &RunKey,
+        pipeline: &Pipeline,
+        only: Option<&[TaskId]>,
+    ) -> Result<(), String> {
+        let mut places = BTreeMap::new();
+        for (s, stage) in pipeline.stages.iter().enumerate() {
+            for (t, task) in stage.tasks.iter().enumerate() {
+                let id = TaskId::new(&stage.name, &task.name);
+                if places.insert(id.clone(), (s, t)).is_some() {
+                    return Err(format!("there are two tasks {id}"));
+                }
+            }
+        }
+        if let Some(stranger) = only.unwrap_or_default().iter().find(|id| !places.contains_key(*id)) {
+            return Err(format!("there is no task {stranger}"));
+        }
+        let stages = pipeline.stages.iter().map(|stage| StageRun {
+            name: stage.name.clone(),
+            always: stage.always,
+            tasks: (stage.tasks.iter())
+                .map(|task| TaskRun {
+                    id: TaskId::new(&stage.name, &task.name),
+                    line: task.line,
+                    state: TaskState::Pending,
+                    attempts: Vec::new(),
+                })
+                .collect(),
+        });
+        *self = RunState {
+            number: run,
+            key: Some(key.clone()),
+            phase: Phase::Running,
+            only: only.map(<[TaskId]>::to_vec),
+            stages: stages.collect(),
+            started_at_ms: at_ms,
+            places,
+            ..RunState::default()
+        };
+        Ok(())
+    }
+
+    fn begin_again(&mut self, only: &[TaskId]) -> Result<(), String> {
+        let mut places = Vec::new();
+        for id in only {
+            let place = *self.places.get(id).ok_or_else(|| format!("there is no task {id}"))?;
+            if self.task_at(place).state == TaskState::Ended(Verdict::Passed) {
+                return Err(format!("{id} has passed"));
+            }
+            places.push(place);
+        }
+        if places.is_empty() {
+            return Err("a re-run of no task".to_owned());
+        }
+        for (s, t) in places {
+            self.stages[s].tasks[t].state = TaskState::Pending;
+        }
+        self.phase = Phase::Running;
+        self.cancel_asked = false;
+        self.ended_at_ms = None;
+        Ok(())
+    }
+
+    fn task_at(&self, (s, t): (usize, usize)) -> &TaskRun {
+        &self.stages[s].tasks[t]
+    }
+
+    fn find(&mut self, id: &TaskId) -> Result<&mut TaskRun, String> {
+        let (s, t) = *self.places.get(id).ok_or_else(|| format!("there is no task {id}"))?;
+        Ok(&mut self.stages[s].tasks[t])
+    }
+
+    fn running(&mut self, id: &TaskId, attempt: u32) -> Result<&mut Attempt, String> {
+        let found = self.find(id)?;
+        let running = found.state == TaskState::Running;
+        match found.attempts.last_mut() {
+            Some(last) if running && last.number == attempt => Ok(last),
+            Some(_) | None => Err(format!("attempt {attempt} of {id} is not running")),
+        }
+    }
+
+    /// Every task, in the order of the pipeline.
+    pub fn tasks(&self) -> impl Iterator<Item = &TaskRun> {
+        self.stages.iter().flat_map(|stage| &stage.tasks)
+    }
+
+    pub fn task(&self, id: &TaskId) -> Option<&TaskRun> {
+        self.places.get(id).map(|place| self.task_at(*place))
+    }
+
+    pub fn is_partial(&self) -> bool {
+        self.only.is_some()
+    }
+
+    /// The worst of the latest attempts. Tasks that a cancel kept from starting make the run cancelled at
+    /// least, and a run in which nothing ran is never green.
+    pub fn verdict_now(&self) -> Verdict {
+        let mut worst = Verdict::Passed;
+        let mut attempted = false;
+        for task in self.tasks() {
+            match task.state {
+                TaskState::Ended(verdict) => {
+                    attempted = true;
+                    worst = worst.worse(verdict);
+                }
+                TaskState::Skipped(SkipReason::Cancelled) => {
+                    worst = worst.worse(Verdict::Not(Reason::CancelAsked));
+                }
+                TaskState::Skipped(SkipReason::EarlierStage | SkipReason::NotSelected)
+                | TaskState::Pending
+                | TaskState::Running => {}
+            }
+        }
+        if attempted || !worst.passed() { worst } else { Verdict::Not(Reason::RanNothing) }
+    }
+
+    /// What a re-run takes: every task whose latest attempt did not pass, and what was skipped because of it.
+    pub fn not_passed(&self) -> Vec<TaskId> {
+        let wanted = |task: &&TaskRun| match task.state {
+            TaskState::Ended(verdict) => !verdict.passed(),
+            TaskState::Skipped(SkipReason::EarlierStage | SkipReason::Cancelled) => true,
+            TaskState::Skipped(SkipReason::NotSelected) | TaskState::Pending | TaskState::Running => false,
+        };
+        self.tasks().filter(wanted).map(|task| task.id.clone()).collect()
+    }
+
+    /// How many tasks the run has in each state, by the state's word; for headings and lists.
+    pub fn counts(&self) -> BTreeMap<&'static str, usize> {
+        let mut counts = BTreeMap::new();
+        for task in self.tasks() {
+            *counts.entry(task.state.word()).or_default() += 1;
+        }
+        counts
+    }
+
+    /// The workers that steps of this run went to.
+    pub fn workers(&self) -> BTreeSet<&str> {
+        let attempts = self.tasks().flat_map(|task| &task.attempts);
+        attempts.flat_map(|attempt| &attempt.steps).map(|step| step.worker.as_str()).collect()
+    }
+}
+
+impl TaskState {
+    /// `pending`, `running`, `skipped`, or the outcome's word. Also the CSS class.
+    pub fn word(self) -> &'static str {
+        match self {
+            TaskState::Pending => "pending",
+            TaskState::Running => "running",
+            TaskState::Ended(verdict) => verdict.outcome().word(),
+            TaskState::Skipped(_) => "skipped",
+        }
+    }
+}
+
+impl Attempt {
+    /// `passed` needs at least one step, and that the worker has recorded a true end of each.
+    fn may_pass(&self) -> Result<(), String> {
+        if self.steps.is_empty() {
+            return Err("it ran nothing".to_owned());
+        }
+        for step in &self.steps {
+            match &step.state {
+                StepState::Ended(end) if end.verdict.outcome() == crate::Outcome::Errored => {
+                    return Err(format!("step {} errored", step.id));
+                }
+                StepState::Ended(_) => {}
+                StepState::Asked
+                | StepState::Queued
+                | StepState::Preparing { .. }
+                | StepState::Running { .. } => return Err(format!("step {} has not ended", step.id)),
+            }
+        }
+        Ok(())
+    }
+}
+
+impl StepRun {
+    fn take(&mut self, at_ms: u64, position: u64, said: &StepEvent) -> Result<(), String> {
+        let id = &self.id;
+        if matches!(self.state, StepState::Ended(_)) {
+            return Err(format!("step {id} has ended"));
+        }
+        if position <= self.position {
+            return Err(format!("step {id} is past position {position} already"));
+        }
+        let running = matches!(self.state, StepState::Running { .. });
+        match said {
+            StepEvent::Queued if self.state == StepState::Asked => self.state = StepState::Queued,
+            StepEvent::Queued => return Err(format!("step {id} was queued before")),
+            StepEvent::Preparing { .. } | StepEvent::Started { .. } if running => {
+                return Err(format!("step {id} is running already"));
+            }
+            StepEvent::Preparing { what, done_bytes, total_bytes } => {
+                self.state = StepState::Preparing {
+                    what: what.clone(),
+                    done_bytes: *done_bytes,
+                    total_bytes: *total_bytes,
+                };
+            }
+            StepEvent::Started { image_digest, .. } => {
+                self.image_digest = Some(image_digest.clone());
+                self.state = StepState::Running { since_ms: at_ms };
+            }
+            StepEvent::Output { .. } => return Err("output does not belong in the log".to_owned()),
+            StepEvent::Dropped { .. } | StepEvent::Gap { .. } | StepEvent::Exited { .. } if !running => {
+                return Err(format!("step {id} is not running"));
+            }
+            StepEvent::Dropped { bytes } => self.dropped_bytes = self.dropped_bytes.saturating_add(*bytes),
+            StepEvent::Gap { .. } => self.gap = true,
+            StepEvent::Exited { .. }
+            | StepEvent::TimedOut { .. }
+            | StepEvent::Cancelled { .. }
+            | StepEvent::Errored { .. } => {
+                self.state = StepState::Ended(said.end().expect("the last four are ends"));
+            }
+        }
+        self.position = position;
+        Ok(())
+    }
+}

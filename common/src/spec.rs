@@ -1,0 +1,223 @@
+//! What a step is to do: the body of `POST /run`, and what `run(...)` in a pipedef comes down to.
+
+use serde::de::{self, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
+use std::collections::BTreeMap;
+use std::fmt;
+
+use crate::StepId;
+
+/// A field left out means "the worker's default"; a field unknown to us is refused by name.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StepSpec {
+    pub image: String,
+    pub command: Command,
+    /// Chosen by the caller: the same id again attaches to the step instead of starting it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<StepId>,
+    /// The exact image that `image` has to be, as an earlier `started` event named it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_digest: Option<String>,
+    /// Absolute path in the container; by default the image's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workdir: Option<String>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub env: BTreeMap<String, String>,
+    /// `name`, `uid` or `uid:gid`; by default the image's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// Seconds from `started`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_s: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_bytes: Option<u64>,
+    /// Cores, e.g. 1.5.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpus: Option<f64>,
+    /// How many processes and threads there may be at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pids: Option<u32>,
+    /// Size of `/dev/shm`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shm_bytes: Option<u64>,
+    #[serde(default, skip_serializing_if = "Network::is_default")]
+    pub network: Network,
+    /// How much of the beginning, and as much again of the end, of the output is kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output_cap_bytes: Option<u64>,
+    /// Run the command through the image's ENTRYPOINT instead of replacing it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub entrypoint: bool,
+}
+
+/// A string runs by `/bin/sh -c`, a list is executed as it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum Command {
+    Shell(String),
+    Exec(Vec<String>),
+}
+
+impl Command {
+    /// The command as a person would write it, for lists and headings.
+    pub fn for_show(&self) -> String {
+        match self {
+            Command::Shell(text) => text.clone(),
+            Command::Exec(words) => words.join(" "),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Network {
+    /// Out to the world, nothing in.
+    #[default]
+    Egress,
+    None,
+}
+
+impl Network {
+    fn is_default(&self) -> bool {
+        *self == Network::default()
+    }
+}
+
+/// A field of a spec that cannot be meant so: its name, and what is wrong with it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SpecProblem {
+    pub field: &'static str,
+    pub what: String,
+}
+
+impl fmt::Display for SpecProblem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.field, self.what)
+    }
+}
+
+impl StepSpec {
+    pub const LONGEST_TIMEOUT_S: u32 = 7 * 24 * 3600;
+    pub const SMALLEST_MEMORY_BYTES: u64 = 6 * 1024 * 1024;
+
+    pub fn new(image: &str, command: Command) -> StepSpec {
+        StepSpec {
+            image: image.to_owned(),
+            command,
+            id: None,
+            image_digest: None,
+            workdir: None,
+            env: BTreeMap::new(),
+            user: None,
+            timeout_s: None,
+            memory_bytes: None,
+            cpus: None,
+            pids: None,
+            shm_bytes: None,
+            network: Network::default(),
+            output_cap_bytes: None,
+            entrypoint: false,
+        }
+    }
+
+    /// The spec without what does not take part in "is this the same step": its id and the pinned image.
+    pub fn identity(&self) -> StepSpec {
+        StepSpec { id: None, image_digest: None, ..self.clone() }
+    }
+
+    /// Is this the same request as `other`, whatever the ids and pins?
+    pub fn same_as(&self, other: &StepSpec) -> bool {
+        self.identity() == other.identity()
+    }
+
+    /// What JSON's types cannot say.
+    pub fn check(&self) -> Result<(), SpecProblem> {
+        let problem = |field, what: &str| Err(SpecProblem { field, what: what.to_owned() });
+        let plain = |text: &str| !text.is_empty() && !text.contains(|c: char| c.is_control());
+        if !plain(&self.image) || self.image.contains(char::is_whitespace) || self.image.starts_with('-') {
+            return problem("image", "has to be the name of an image, such as python:3.12");
+        }
+        match &self.command {
+            Command::Shell(text) if text.trim().is_empty() => return problem("command", "is empty"),
+            Command::Exec(words) if words.first().is_none_or(|first| first.is_empty()) => {
+                return problem("command", "has to name a program");
+            }
+            Command::Shell(_) | Command::Exec(_) => {}
+        }
+        if self.command.has_nul() {
+            return problem("command", "contains a NUL character, which no program can be given");
+        }
+        if let Some(digest) = &self.image_digest {
+            let hex = digest.strip_prefix("sha256:").unwrap_or_default();
+            if hex.len() != 64 || !hex.bytes().all(|b| b.is_ascii_hexdigit()) {
+                return problem("image_digest", "has to be sha256: and 64 hex digits");
+            }
+        }
+        if self.workdir.as_ref().is_some_and(|dir| !dir.starts_with('/') || !plain(dir)) {
+            return problem("workdir", "has to be an absolute path in the container");
+        }
+        if self.user.as_ref().is_some_and(|user| !plain(user)) {
+            return problem("user", "has to be a name, a uid or uid:gid");
+        }
+        for (name, value) in &self.env {
+            if name.is_empty() || name.contains(['=', '\0']) || value.contains('\0') {
+                return problem("env", &format!("{name:?} cannot be the name or value of a variable"));
+            }
+        }
+        if self.timeout_s.is_some_and(|s| s == 0 || s > Self::LONGEST_TIMEOUT_S) {
+            return problem("timeout_s", "has to be from 1 to 604800 seconds (7 days)");
+        }
+        if self.memory_bytes.is_some_and(|bytes| bytes < Self::SMALLEST_MEMORY_BYTES || bytes > i64::MAX as u64) {
+            return problem("memory_bytes", "has to be at least 6 MiB");
+        }
+        if self.cpus.is_some_and(|cpus| !(0.01..=4096.0).contains(&cpus)) {
+            return problem("cpus", "has to be from 0.01 to 4096");
+        }
+        if self.pids.is_some_and(|pids| pids < 2) {
+            return problem("pids", "has to be at least 2");
+        }
+        if self.shm_bytes.is_some_and(|bytes| bytes < 4096 || bytes > i64::MAX as u64) {
+            return problem("shm_bytes", "has to be at least 4096");
+        }
+        Ok(())
+    }
+}
+
+impl Command {
+    fn has_nul(&self) -> bool {
+        match self {
+            Command::Shell(text) => text.contains('\0'),
+            Command::Exec(words) => words.iter().any(|word| word.contains('\0')),
+        }
+    }
+}
+
+// By hand, because serde's own words for an untagged enum tell a user nothing.
+impl<'de> Deserialize<'de> for Command {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Command, D::Error> {
+        struct Words;
+
+        impl<'de> Visitor<'de> for Words {
+            type Value = Command;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a command: a string for /bin/sh -c, or a list of strings to execute")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Command, E> {
+                Ok(Command::Shell(text.to_owned()))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Command, A::Error> {
+                let mut words = Vec::new();
+                while let Some(word) = list.next_element()? {
+                    words.push(word);
+                }
+                Ok(Command::Exec(words))
+            }
+        }
+
+        from.deserialize_any(Words)
+    }
+}
