@@ -1,0 +1,132 @@
+//! What both servers share of HTTP: listening, serving with deadlines, shutting down, and server-sent events.
+//!
+//! The accept loop is our own because a slow reader must be noticed where bytes are written, and
+//! `axum::serve` has no place for a deadline there.
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
+use std::convert::Infallible;
+use std::io::Write as _;
+use std::net::SocketAddr;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_io_timeout::TimeoutStream;
+use tokio_util::sync::CancellationToken;
+
+use crate::error::SetupError;
+use crate::limits;
+
+/// Binds, or says in two lines why not.
+pub(crate) async fn listen(address: SocketAddr) -> Result<TcpListener, SetupError> {
+    TcpListener::bind(address).await.map_err(|error| {
+        let hint = match error.kind() {
+            std::io::ErrorKind::AddrInUse => {
+                format!(
+                    "something else listens on port {}; stop it, or choose another with --listen",
+                    address.port()
+                )
+            }
+            _ => "choose an address of this machine with --listen, such as 127.0.0.1:9009".to_owned(),
+        };
+        SetupError::new(format!("cannot listen on {address}: {error}"), hint)
+    })
+}
+
+/// Serves until `stop`, then lets answers that are being written end. Streams have to watch `stop` themselves.
+pub(crate) async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) {
+    let graceful = GracefulShutdown::new();
+    loop {
+        let stream = tokio::select! {
+            () = stop.cancelled() => break,
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    // Out of descriptors, or a client gone already: neither is a reason to stop serving.
+                    tracing::warn!("a connection could not be accepted: {error}");
+                    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+                    continue;
+                }
+            },
+        };
+        tune(&stream);
+        let mut stream = TimeoutStream::new(stream);
+        stream.set_write_timeout(Some(limits::WRITE_STALL));
+        let connection = hyper::server::conn::http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(limits::HEADERS)
+            .serve_connection(TokioIo::new(Box::pin(stream)), TowerToHyperService::new(router.clone()));
+        let watched = graceful.watch(connection);
+        tokio::spawn(async move {
+            if let Err(error) = watched.await {
+                tracing::debug!("a connection ended: {error}");
+            }
+        });
+    }
+    drop(listener);
+    if tokio::time::timeout(limits::SHUTDOWN, graceful.shutdown()).await.is_err() {
+        tracing::warn!("some connections were still busy at shutdown and are cut");
+    }
+}
+
+/// Small events leave at once, and a peer that vanished without a word is noticed by the kernel.
+fn tune(stream: &TcpStream) {
+    let socket = socket2::SockRef::from(stream);
+    let tuned = stream.set_nodelay(true).and_then(|()| socket.set_tcp_user_timeout(Some(limits::SILENCE)));
+    if let Err(error) = tuned {
+        tracing::debug!("a connection could not be tuned: {error}");
+    }
+}
+
+/// One server-sent event. `json` must be one line, as serde_json writes it.
+pub(crate) fn sse_event(name: Option<&str>, id: Option<u64>, json: &[u8]) -> Bytes {
+    let mut frame = Vec::with_capacity(json.len() + 48);
+    write_event(&mut frame, name, id, json);
+    Bytes::from(frame)
+}
+
+/// Like `sse_event`, into a buffer that may hold many.
+pub(crate) fn write_event(frame: &mut Vec<u8>, name: Option<&str>, id: Option<u64>, json: &[u8]) {
+    debug_assert!(!json.contains(&b'\n') && !json.contains(&b'\r'));
+    if let Some(name) = name {
+        frame.extend_from_slice(b"event: ");
+        frame.extend_from_slice(name.as_bytes());
+        frame.push(b'\n');
+    }
+    if let Some(id) = id {
+        writeln!(frame, "id: {id}").expect("writing to a Vec does not fail");
+    }
+    frame.extend_from_slice(b"data: ");
+    frame.extend_from_slice(json);
+    frame.extend_from_slice(b"\n\n");
+}
+
+/// A response of server-sent events, kept alive by comments, which ends with its stream or at `stop`.
+pub(crate) fn sse_response(
+    events: impl Stream<Item = Bytes> + Send + 'static,
+    stop: CancellationToken,
+) -> Response {
+    let body = Body::from_stream(kept_alive(events, stop).map(Ok::<Bytes, Infallible>));
+    let headers = [(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-store")];
+    (headers, body).into_response()
+}
+
+fn kept_alive(
+    events: impl Stream<Item = Bytes> + Send + 'static,
+    stop: CancellationToken,
+) -> impl Stream<Item = Bytes> + Send {
+    futures_util::stream::unfold((Box::pin(events), stop), |(mut events, stop)| async move {
+        let next = tokio::select! {
+            biased;
+            () = stop.cancelled() => None,
+            next = events.next() => next,
+            () = tokio::time::sleep(limits::KEEP_ALIVE) => Some(Bytes::from_static(b": alive\n\n")),
+        };
+        next.map(|bytes| (bytes, (events, stop)))
+    })
+}
