@@ -154,7 +154,13 @@ impl TaskView {
             problem: attempt.end.as_ref().and_then(|end| end.problem.clone()),
             steps: attempt.steps.len(),
         });
-        TaskView { task: task.id.clone(), state: state.to_owned(), verdict, skipped, attempts: attempts.collect() }
+        TaskView {
+            task: task.id.clone(),
+            state: state.to_owned(),
+            verdict,
+            skipped,
+            attempts: attempts.collect(),
+        }
     }
 }
 
@@ -184,4 +190,3 @@ pub struct StepView {
     pub exit_code: Option<u8>,
     pub took_ms: Option<u64>,
 }
-

@@ -29,7 +29,7 @@ pub use run::{
     TaskRun, TaskState,
 };
 pub use spec::{Command, Network, SpecProblem, StepSpec};
-pub use step::{StepEvent, StepEnd};
+pub use step::{StepEnd, StepEvent};
 pub use verdict::{Outcome, Reason, SkipReason, Verdict};
 pub use words::{duration, headline, task_words};
 

@@ -5,7 +5,9 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use crate::{Pipeline, Problem, Reason, RunKey, RunNumber, Seq, SkipReason, StepEnd, StepEvent, StepId, StepSpec};
+use crate::{
+    Pipeline, Problem, Reason, RunKey, RunNumber, Seq, SkipReason, StepEnd, StepEvent, StepId, StepSpec,
+};
 use crate::{TaskId, Verdict};
 
 /// One fact in a run's log.
@@ -159,8 +161,14 @@ pub enum StepState {
     /// The worker has not answered yet.
     Asked,
     Queued,
-    Preparing { what: String, done_bytes: Option<u64>, total_bytes: Option<u64> },
-    Running { since_ms: u64 },
+    Preparing {
+        what: String,
+        done_bytes: Option<u64>,
+        total_bytes: Option<u64>,
+    },
+    Running {
+        since_ms: u64,
+    },
     Ended(StepEnd),
 }
 
@@ -275,9 +283,9 @@ impl RunState {
                 Ok(())
             }
             RunFact::RunEnded { verdict } => {
-                if let Some(open) = self.tasks().find(|task| {
-                    matches!(task.state, TaskState::Pending | TaskState::Running)
-                }) {
+                if let Some(open) =
+                    self.tasks().find(|task| matches!(task.state, TaskState::Pending | TaskState::Running))
+                {
                     return Err(format!("{} has not ended", open.id));
                 }
                 let due = self.verdict_now();

@@ -168,7 +168,10 @@ impl StepSpec {
         if self.timeout_s.is_some_and(|s| s == 0 || s > Self::LONGEST_TIMEOUT_S) {
             return problem("timeout_s", "has to be from 1 to 604800 seconds (7 days)");
         }
-        if self.memory_bytes.is_some_and(|bytes| bytes < Self::SMALLEST_MEMORY_BYTES || bytes > i64::MAX as u64) {
+        if self
+            .memory_bytes
+            .is_some_and(|bytes| bytes < Self::SMALLEST_MEMORY_BYTES || bytes > i64::MAX as u64)
+        {
             return problem("memory_bytes", "has to be at least 6 MiB");
         }
         if self.cpus.is_some_and(|cpus| !(0.01..=4096.0).contains(&cpus)) {

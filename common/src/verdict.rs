@@ -77,6 +77,8 @@ reasons! {
     /// The process that ran it was told to stop.
     ShutDown = "shut_down" => Cancelled,
     ImageNotFound = "image_not_found" => Errored,
+    /// The name of the image meant another one in the middle of a run.
+    ImageChanged = "image_changed" => Errored,
     PullDenied = "pull_denied" => Errored,
     PullTimeout = "pull_timeout" => Errored,
     PullFailed = "pull_failed" => Errored,

@@ -100,8 +100,12 @@ fn any_fact() -> impl Strategy<Value = RunFact> {
 
 /// The facts that a run which began properly takes, numbered as a log numbers them.
 fn legal(facts: Vec<RunFact>) -> (RunState, Vec<RunEvent>) {
-    let begin =
-        RunFact::RunStarted { run: RunNumber(1), key: RunKey::from_random(1), pipeline: pipeline(), only: None };
+    let begin = RunFact::RunStarted {
+        run: RunNumber(1),
+        key: RunKey::from_random(1),
+        pipeline: pipeline(),
+        only: None,
+    };
     let mut run = RunState::default();
     let mut log = Vec::new();
     for fact in std::iter::once(begin).chain(facts) {

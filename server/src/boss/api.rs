@@ -1,0 +1,316 @@
+//! The HTTP surface of the boss. Each handler is a few lines over runs and store.
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::rejection::BytesRejection;
+use axum::extract::{DefaultBodyLimit, Path, Query, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware::{from_fn, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use bytes::Bytes;
+use common::{OnlyTasks, Pipeline, RunCreated, RunNumber, RunView, Seq, TaskId};
+use futures_util::{Stream, StreamExt as _};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use std::collections::VecDeque;
+use tokio_util::sync::CancellationToken;
+
+use super::output::OutputId;
+use super::runs::{Runs, RunsError};
+use super::sessions::{self, Sessions};
+use super::{serve_output, ui};
+use crate::error::Refusal;
+use crate::{http, limits};
+
+#[derive(Clone)]
+pub(crate) struct Api {
+    pub(crate) runs: Runs,
+    pub(crate) sessions: Sessions,
+    pub(crate) stop: CancellationToken,
+}
+
+const PAGE: usize = 50;
+/// How many events are read from the store at once for one reader.
+const BATCH: usize = 500;
+
+pub(crate) fn router(api: Api) -> Router {
+    let guarded = Router::new()
+        .route("/api/pipeline", get(pipeline))
+        .route("/api/runs", get(list).post(start))
+        .route("/api/runs/{run}", get(show))
+        .route("/api/runs/{run}/events", get(events))
+        .route("/api/runs/{run}/cancel", post(cancel))
+        .route("/api/runs/{run}/rerun", post(rerun))
+        .route("/api/runs/{run}/tasks/{task}/output", get(output))
+        .route("/api/runs/{run}/tasks/{task}/output/index", get(output_index))
+        .route("/api/events", get(comings))
+        .route("/api/login-links", post(new_link))
+        .layer(from_fn_with_state(api.sessions.clone(), sessions::api_guard));
+    let login = Router::new().route("/api/login", post(log_in)).layer(from_fn(sessions::login_guard));
+    guarded
+        .merge(login)
+        .method_not_allowed_fallback(wrong_method)
+        .fallback(get(ui::file).post(wrong_method))
+        .layer(DefaultBodyLimit::max(limits::BODY_BYTES))
+        .layer(from_fn_with_state(api.sessions.clone(), sessions::host_guard))
+        .with_state(api)
+}
+
+impl From<RunsError> for Refusal {
+    fn from(error: RunsError) -> Refusal {
+        match error {
+            RunsError::Pipedef(problem) => Refusal { status: StatusCode::UNPROCESSABLE_ENTITY, problem },
+            RunsError::NotNow(problem) => Refusal { status: StatusCode::CONFLICT, problem },
+            RunsError::NoSuchRun(run) => no_such_run(&run.to_string()),
+            RunsError::Store(error) => Refusal::internal(&error.into()),
+            RunsError::Log(error) => Refusal::internal(&error.into()),
+        }
+    }
+}
+
+fn no_such_run(run: &str) -> Refusal {
+    Refusal::new(StatusCode::NOT_FOUND, format!("there is no run {run}"), "GET /api/runs lists the runs")
+}
+
+async fn wrong_method() -> Refusal {
+    Refusal::new(
+        StatusCode::METHOD_NOT_ALLOWED,
+        "this route does not take that method",
+        "GET reads, POST acts; the README lists the routes",
+    )
+}
+
+fn number(run: &str) -> Result<RunNumber, Refusal> {
+    run.parse().map(RunNumber).map_err(|_| no_such_run(run))
+}
+
+fn body<T: DeserializeOwned>(bytes: Result<Bytes, BytesRejection>) -> Result<T, Refusal> {
+    let bytes = bytes.map_err(|error| {
+        Refusal::new(error.status(), format!("the body could not be read: {error}"), "send it again, smaller")
+    })?;
+    let json: &[u8] = if bytes.is_empty() { b"{}" } else { &bytes };
+    serde_json::from_slice(json).map_err(|error| Refusal::bad_body(&error))
+}
+
+fn json(status: StatusCode, value: &impl Serialize) -> Result<Response, Refusal> {
+    let bytes = serde_json::to_vec(value).map_err(|error| Refusal::internal(&error.into()))?;
+    let headers = [(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "no-store")];
+    Ok((status, headers, bytes).into_response())
+}
+
+async fn pipeline(State(api): State<Api>) -> Result<Response, Refusal> {
+    let (pipeline, _): (Pipeline, _) = api.runs.discover().await?;
+    json(StatusCode::OK, &pipeline)
+}
+
+async fn start(State(api): State<Api>, bytes: Result<Bytes, BytesRejection>) -> Result<Response, Refusal> {
+    let wanted: OnlyTasks = body(bytes)?;
+    let run = api.runs.start(wanted.only).await?;
+    json(StatusCode::CREATED, &RunCreated { run })
+}
+
+#[derive(Deserialize)]
+struct Before {
+    before: Option<u64>,
+}
+
+async fn list(State(api): State<Api>, Query(query): Query<Before>) -> Result<Response, Refusal> {
+    json(StatusCode::OK, &api.runs.page(query.before.map(RunNumber), PAGE).await?)
+}
+
+async fn show(State(api): State<Api>, Path(run): Path<String>) -> Result<Response, Refusal> {
+    json(StatusCode::OK, &RunView::of(&api.runs.state(number(&run)?).await?))
+}
+
+async fn cancel(State(api): State<Api>, Path(run): Path<String>) -> Result<Response, Refusal> {
+    let run = number(&run)?;
+    api.runs.cancel(run).await?;
+    json(StatusCode::OK, &RunView::of(&api.runs.state(run).await?))
+}
+
+async fn rerun(
+    State(api): State<Api>,
+    Path(run): Path<String>,
+    bytes: Result<Bytes, BytesRejection>,
+) -> Result<Response, Refusal> {
+    let run = number(&run)?;
+    let wanted: OnlyTasks = body(bytes)?;
+    api.runs.rerun(run, wanted.only).await?;
+    json(StatusCode::OK, &RunView::of(&api.runs.state(run).await?))
+}
+
+#[derive(Deserialize)]
+struct After {
+    after: Option<u64>,
+}
+
+/// Where a reader of events stands: what its last event was, as its browser or itself remembers.
+fn stands_at(headers: &HeaderMap, query: &After) -> Option<u64> {
+    let last = headers.get("last-event-id").and_then(|id| id.to_str().ok()).and_then(|id| id.parse().ok());
+    last.or(query.after)
+}
+
+async fn events(
+    State(api): State<Api>,
+    Path(run): Path<String>,
+    Query(query): Query<After>,
+    headers: HeaderMap,
+) -> Result<Response, Refusal> {
+    let run = number(&run)?;
+    api.runs.exists(run).await?;
+    let after = stands_at(&headers, &query).map(Seq);
+    if let Some(after) = after
+        && api.runs.follow(run).is_none()
+        && api.runs.store().events_after(run, after, 1).await.map_err(RunsError::from)?.is_empty()
+    {
+        // At rest, and all of it told: this is how an EventSource learns not to come again.
+        return Ok(StatusCode::NO_CONTENT.into_response());
+    }
+    let events = run_events(api.runs, run, after.unwrap_or_default())
+        .map(|told| match told {
+            Told::Event(seq, json) => http::sse_event(None, Some(seq.0), json.as_bytes()),
+            Told::AtRest => http::sse_event(Some("end"), None, b"{}"),
+        });
+    Ok(http::sse_response(events, api.stop))
+}
+
+pub(crate) enum Told {
+    Event(Seq, String),
+    /// The run has ended, and every event was told.
+    AtRest,
+}
+
+/// The events of a run after `after`, as JSON, and on until the run is at rest. Reads the store, then waits for
+/// word of more: however slow the reader, it misses nothing and holds up nobody.
+pub(crate) fn run_events(runs: Runs, run: RunNumber, after: Seq) -> impl Stream<Item = Told> + Send {
+    let begin = (runs, after, VecDeque::new(), false);
+    futures_util::stream::unfold(begin, move |(runs, mut after, mut ready, at_rest)| async move {
+        if at_rest {
+            return None;
+        }
+        loop {
+            if let Some((seq, json)) = ready.pop_front() {
+                after = seq;
+                return Some((Told::Event(seq, json), (runs, after, ready, false)));
+            }
+            // Listening begins before the store is read, so that nothing falls in between.
+            let more = runs.follow(run);
+            match runs.store().events_after(run, after, BATCH).await {
+                Ok(events) if !events.is_empty() => ready.extend(events),
+                Ok(_) => match more {
+                    Some(mut more) => {
+                        // The run's end closes this, and then there may be a last event.
+                        let _more_or_ended = more.wait_for(|told| *told > after).await;
+                    }
+                    None => return Some((Told::AtRest, (runs, after, ready, true))),
+                },
+                Err(error) => {
+                    // The reader comes again where it stood.
+                    tracing::error!(run.id = run.0, "the events of run {run} cannot be read: {error}");
+                    return None;
+                }
+            }
+        }
+    })
+}
+
+/// Every run's start and end, as RunSummary. Without a position, the latest first, so that none is missed.
+async fn comings(
+    State(api): State<Api>,
+    Query(query): Query<After>,
+    headers: HeaderMap,
+) -> Result<Response, Refusal> {
+    let after = match stands_at(&headers, &query) {
+        Some(after) => after,
+        None => {
+            let latest = api.runs.store().latest_change().await.map_err(RunsError::from)?;
+            latest.saturating_sub(PAGE as u64)
+        }
+    };
+    let changes = api.runs.changes();
+    let begin = (api.runs, changes, after);
+    let told = futures_util::stream::unfold(begin, |(runs, mut changes, mut after)| async move {
+        loop {
+            changes.mark_unchanged();
+            match runs.store().changed_after(after, BATCH).await {
+                Ok(rows) if !rows.is_empty() => {
+                    let mut frames = Vec::new();
+                    for (change, summary) in rows {
+                        after = change;
+                        http::write_event(&mut frames, None, Some(change), summary.as_bytes());
+                    }
+                    return Some((Bytes::from(frames), (runs, changes, after)));
+                }
+                Ok(_) => changes.changed().await.ok()?,
+                Err(error) => {
+                    tracing::error!("the list of runs cannot be read: {error}");
+                    return None;
+                }
+            }
+        }
+    });
+    Ok(http::sse_response(told, api.stop))
+}
+
+#[derive(Deserialize)]
+struct WhichOutput {
+    attempt: Option<u32>,
+    follow: Option<u8>,
+}
+
+async fn find_output(api: &Api, run: &str, task: &str, attempt: Option<u32>) -> Result<OutputId, Refusal> {
+    let run = number(run)?;
+    let no = |error: String| Refusal::new(StatusCode::NOT_FOUND, error, format!("GET /api/runs/{run} lists tasks"));
+    let id = TaskId::try_from(task.to_owned()).map_err(|error| no(error.to_string()))?;
+    let state = api.runs.state(run).await?;
+    let found = state.tasks().enumerate().find(|(_, task)| task.id == id);
+    let (place, task) = found.ok_or_else(|| no(format!("run {run} has no task {id}")))?;
+    let latest = task.attempts.len() as u32;
+    let attempt = attempt.unwrap_or(latest);
+    if attempt == 0 || attempt > latest {
+        return Err(no(format!("{id} has not begun an attempt {} in run {run}", attempt.max(1))));
+    }
+    Ok(OutputId { run, task: place, attempt })
+}
+
+async fn output(
+    State(api): State<Api>,
+    Path((run, task)): Path<(String, String)>,
+    Query(query): Query<WhichOutput>,
+    headers: HeaderMap,
+) -> Result<Response, Refusal> {
+    let id = find_output(&api, &run, &task, query.attempt).await?;
+    let follow = query.follow.unwrap_or(0) != 0;
+    serve_output::output(api.runs.outputs(), id, follow, &headers, api.stop).await
+}
+
+async fn output_index(
+    State(api): State<Api>,
+    Path((run, task)): Path<(String, String)>,
+    Query(query): Query<WhichOutput>,
+) -> Result<Response, Refusal> {
+    let id = find_output(&api, &run, &task, query.attempt).await?;
+    serve_output::index(api.runs.outputs(), id).await
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Login {
+    code: String,
+}
+
+async fn log_in(State(api): State<Api>, bytes: Result<Bytes, BytesRejection>) -> Result<Response, Refusal> {
+    let login: Login = body(bytes)?;
+    let cookie = api.sessions.log_in(&login.code).await?;
+    Ok((StatusCode::NO_CONTENT, [(header::SET_COOKIE, cookie)], Body::empty()).into_response())
+}
+
+/// The answer to `POST /api/login-links`.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct NewLink {
+    pub(crate) link: String,
+}
+
+async fn new_link(State(api): State<Api>) -> Result<Response, Refusal> {
+    json(StatusCode::CREATED, &NewLink { link: api.sessions.new_link() })
+}

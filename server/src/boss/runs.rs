@@ -1,0 +1,475 @@
+//! A run's life: discover, start, stages in order, tasks at once, cancel, the verdict. Only here, and in the
+//! files below, is anything appended to a run's log. Does not know that HTTP is served.
+
+mod attempt;
+mod log;
+mod step;
+
+use common::{
+    Page, Phase, Pipeline, Problem, Reason, RunEvent, RunFact, RunKey, RunNumber, RunState, RunSummary, Seq,
+    SkipReason, TaskId, TaskState, Verdict,
+};
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::output::Outputs;
+use super::pipedef::Python;
+use super::store::{Store, StoreError};
+use super::worker_client::WorkerClient;
+use super::workers::Workers;
+pub(crate) use log::now_ms;
+use log::{Log, LogError};
+
+/// How many Python processes execute tasks at once. More tasks than that wait their turn.
+const TASKS_AT_ONCE: usize = 64;
+
+/// Why a run is not there, or not to be had so.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RunsError {
+    /// The pipedef cannot be discovered, or what is asked for is not in it. There is no run.
+    #[error("{}", .0.error)]
+    Pipedef(Problem),
+    #[error("there is no run {0}")]
+    NoSuchRun(RunNumber),
+    /// The run is not in the state that this needs.
+    #[error("{}", .0.error)]
+    NotNow(Problem),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Log(#[from] LogError),
+}
+
+/// A handle on all runs; clones share them.
+#[derive(Clone)]
+pub(crate) struct Runs {
+    all: Arc<All>,
+}
+
+/// What every run uses.
+struct All {
+    pipedef: PathBuf,
+    python: Python,
+    store: Store,
+    outputs: Outputs,
+    workers: Workers,
+    client: WorkerClient,
+    live: Mutex<HashMap<RunNumber, Arc<Run>>>,
+    /// Told when a run starts or ends.
+    changes: watch::Sender<()>,
+    turns: Semaphore,
+    stop: CancellationToken,
+    driven: TaskTracker,
+}
+
+/// A run that has not ended.
+struct Run {
+    all: Arc<All>,
+    number: RunNumber,
+    key: RunKey,
+    pipedef: PathBuf,
+    /// The texts that the run executes, whatever lies on disk by now.
+    files: BTreeMap<String, String>,
+    log: Log,
+    cancel: CancellationToken,
+    /// Which image a name meant first, by worker and name.
+    pins: Mutex<HashMap<(String, String), String>>,
+}
+
+impl Runs {
+    pub(crate) fn new(
+        pipedef: PathBuf,
+        python: Python,
+        store: Store,
+        outputs: Outputs,
+        workers: Workers,
+        stop: CancellationToken,
+    ) -> Runs {
+        let all = All {
+            pipedef,
+            python,
+            store,
+            outputs,
+            workers,
+            client: WorkerClient::new(),
+            live: Mutex::default(),
+            changes: watch::channel(()).0,
+            turns: Semaphore::new(TASKS_AT_ONCE),
+            stop,
+            driven: TaskTracker::new(),
+        };
+        Runs { all: Arc::new(all) }
+    }
+
+    /// What the pipedef declares right now.
+    pub(crate) async fn discover(&self) -> Result<(Pipeline, BTreeMap<String, String>), RunsError> {
+        self.all.python.discover(&self.all.pipedef).await.map_err(RunsError::Pipedef)
+    }
+
+    /// Starts a run of the whole pipeline, or of some of its tasks.
+    pub(crate) async fn start(&self, only: Option<Vec<TaskId>>) -> Result<RunNumber, RunsError> {
+        let (pipeline, files) = self.discover().await?;
+        self.start_discovered(pipeline, files, only).await
+    }
+
+    pub(crate) async fn start_discovered(
+        &self,
+        pipeline: Pipeline,
+        files: BTreeMap<String, String>,
+        only: Option<Vec<TaskId>>,
+    ) -> Result<RunNumber, RunsError> {
+        check_selection(&pipeline, only.as_deref())?;
+        let all = &self.all;
+        let key = RunKey::from_random(crate::auth::random_u128());
+        let (state_out, state_in) = tokio::sync::oneshot::channel();
+        let first = {
+            let key = key.clone();
+            move |run| {
+                let (events, state) = first_events(run, key, pipeline, only);
+                let summary = RunSummary::of(&state);
+                // Nobody listens only where the caller is gone; the run is then picked up like after a crash.
+                drop(state_out.send(state));
+                (events, summary)
+            }
+        };
+        let pipedef = all.pipedef.display().to_string();
+        let number = all.store.create(key.clone(), pipedef, files.clone(), first).await?;
+        let state = state_in.await.expect("the transaction that made the run has sent it");
+        let run = Run {
+            all: all.clone(),
+            number,
+            key,
+            pipedef: all.pipedef.clone(),
+            files,
+            log: Log::new(all.store.clone(), state, all.changes.clone()),
+            cancel: CancellationToken::new(),
+            pins: Mutex::default(),
+        };
+        all.changes.send_replace(());
+        all.drive(run);
+        Ok(number)
+    }
+
+    /// New attempts of the tasks of an ended run that did not pass.
+    pub(crate) async fn rerun(&self, number: RunNumber, only: Option<Vec<TaskId>>) -> Result<(), RunsError> {
+        let not_now = |error: String, hint: &str| RunsError::NotNow(Problem::new(error, hint));
+        let state = self.state(number).await?;
+        if !matches!(state.phase, Phase::Ended(_)) {
+            return Err(not_now(format!("run {number} is still running"), "wait for its end, or cancel it"));
+        }
+        let due = state.not_passed();
+        let only = only.unwrap_or_else(|| due.clone());
+        if let Some(other) = only.iter().find(|task| !due.contains(task)) {
+            return Err(not_now(
+                format!("{other} is not among the tasks of run {number} that did not pass"),
+                "only those are run again; start a new run for the others",
+            ));
+        }
+        if only.is_empty() {
+            return Err(not_now(format!("every task of run {number} passed"), "start a new run"));
+        }
+        let (pipedef, files) = self.all.store.pipedef(number).await?;
+        let run = Run {
+            all: self.all.clone(),
+            number,
+            key: state.key.clone().expect("a run that has ended has begun"),
+            pipedef: PathBuf::from(pipedef),
+            files,
+            pins: Mutex::new(pins_of(&state)),
+            log: Log::new(self.all.store.clone(), state, self.all.changes.clone()),
+            cancel: CancellationToken::new(),
+        };
+        run.log.append(RunFact::RerunStarted { only }).await?;
+        self.all.drive(run);
+        Ok(())
+    }
+
+    /// Cancels a run. One that has ended stays as it is.
+    pub(crate) async fn cancel(&self, number: RunNumber) -> Result<(), RunsError> {
+        let live = self.all.find_live(number);
+        match live {
+            Some(run) => {
+                let wanted = run.log.look(|state| !state.cancel_asked && state.phase == Phase::Running).await;
+                if wanted {
+                    match run.log.append(RunFact::CancelAsked).await {
+                        // Somebody else was faster, or the run was: either way nothing is left to ask for.
+                        Ok(_) | Err(LogError::Illegal(_)) => {}
+                        Err(error) => return Err(error.into()),
+                    }
+                }
+                run.cancel.cancel();
+                Ok(())
+            }
+            None => self.exists(number).await,
+        }
+    }
+
+    /// A run as it stands, rebuilt from its events where it is not alive.
+    pub(crate) async fn state(&self, number: RunNumber) -> Result<RunState, RunsError> {
+        if let Some(run) = self.all.find_live(number) {
+            return Ok(run.log.state().await);
+        }
+        self.exists(number).await?;
+        Ok(self.all.replay(number).await?)
+    }
+
+    pub(crate) async fn page(&self, before: Option<RunNumber>, limit: usize) -> Result<Page, RunsError> {
+        Ok(self.all.store.page(before, limit).await?)
+    }
+
+    pub(crate) async fn exists(&self, number: RunNumber) -> Result<(), RunsError> {
+        if self.all.store.exists(number).await? { Ok(()) } else { Err(RunsError::NoSuchRun(number)) }
+    }
+
+    pub(crate) fn store(&self) -> &Store {
+        &self.all.store
+    }
+
+    pub(crate) fn outputs(&self) -> &Outputs {
+        &self.all.outputs
+    }
+
+    /// Tells when a run has more events in the store; None when it is at rest.
+    pub(crate) fn follow(&self, number: RunNumber) -> Option<watch::Receiver<Seq>> {
+        self.all.find_live(number).map(|run| run.log.follow())
+    }
+
+    /// Tells when a run starts or ends.
+    pub(crate) fn changes(&self) -> watch::Receiver<()> {
+        self.all.changes.subscribe()
+    }
+
+    /// Ends the runs that a crash has left: what became of their tasks is not known.
+    pub(crate) async fn end_abandoned(&self) -> Result<(), RunsError> {
+        for number in self.all.store.unended().await? {
+            let state = self.all.replay(number).await?;
+            let log = Log::new(self.all.store.clone(), state.clone(), self.all.changes.clone());
+            for task in state.tasks() {
+                let id = task.id.clone();
+                let fact = match (task.state, task.attempts.last()) {
+                    (TaskState::Running, Some(attempt)) => RunFact::TaskEnded {
+                        task: id,
+                        attempt: attempt.number,
+                        verdict: Verdict::Not(Reason::BossRestart),
+                        took_ms: now_ms().saturating_sub(attempt.started_at_ms),
+                        problem: Some(Problem::new(
+                            "the boss was stopped or crashed while this task ran",
+                            "run again what did not pass",
+                        )),
+                    },
+                    (TaskState::Pending, _) => RunFact::TaskSkipped { task: id, why: SkipReason::Cancelled },
+                    (TaskState::Running | TaskState::Ended(_) | TaskState::Skipped(_), _) => continue,
+                };
+                log.append(fact).await?;
+            }
+            let verdict = log.look(RunState::verdict_now).await;
+            log.append(RunFact::RunEnded { verdict }).await?;
+            tracing::warn!(run.id = number.0, "run {number} was not finished when the boss ended: {verdict:?}");
+        }
+        Ok(())
+    }
+
+    /// Cancels every run and waits for their ends.
+    pub(crate) async fn shut_down(&self) {
+        let live: Vec<RunNumber> =
+            self.all.live.lock().expect("no panic under this lock").keys().copied().collect();
+        for number in live {
+            if let Err(error) = self.cancel(number).await {
+                tracing::error!(run.id = number.0, "run {number} could not be cancelled: {error}");
+            }
+        }
+        self.all.driven.close();
+        self.all.driven.wait().await;
+    }
+}
+
+impl All {
+    fn find_live(&self, number: RunNumber) -> Option<Arc<Run>> {
+        self.live.lock().expect("no panic under this lock").get(&number).cloned()
+    }
+
+    async fn replay(&self, number: RunNumber) -> Result<RunState, StoreError> {
+        let mut state = RunState::default();
+        loop {
+            let events = self.store.events_after(number, state.last_seq, 1000).await?;
+            if events.is_empty() {
+                return Ok(state);
+            }
+            for (_, json) in events {
+                let event: RunEvent = serde_json::from_str(&json)?;
+                if let Err(wrong) = state.apply(&event) {
+                    // Written by a version with other rules. What follows is not to be believed.
+                    tracing::error!(run.id = number.0, "the log of run {number} contradicts itself: {wrong}");
+                    return Ok(state);
+                }
+            }
+        }
+    }
+
+    /// Executes a run in the background, and takes it out of the living at its end.
+    fn drive(self: &Arc<All>, run: Run) {
+        let run = Arc::new(run);
+        let number = run.number;
+        self.live.lock().expect("no panic under this lock").insert(number, run.clone());
+        let all = self.clone();
+        self.driven.spawn(async move {
+            if let Err(error) = run.drive().await {
+                tracing::error!(run.id = number.0, "run {number} cannot go on: {error}");
+            }
+            all.live.lock().expect("no panic under this lock").remove(&number);
+        });
+    }
+}
+
+impl Run {
+    async fn drive(self: &Arc<Run>) -> Result<(), LogError> {
+        let stages = self.log.look(|state| {
+            let stage = |stage: &common::StageRun| {
+                let pending = stage.tasks.iter().filter(|task| task.state == TaskState::Pending);
+                (stage.always, pending.map(|task| task.id.clone()).collect::<Vec<_>>())
+            };
+            state.stages.iter().map(stage).collect::<Vec<_>>()
+        });
+        for (place, (always, pending)) in stages.await.into_iter().enumerate() {
+            if self.cancel.is_cancelled() {
+                self.skip(pending, SkipReason::Cancelled).await?;
+            } else if !always && !self.stages_before_passed(place).await {
+                self.skip(pending, SkipReason::EarlierStage).await?;
+            } else {
+                self.stage(pending).await?;
+            }
+        }
+        let verdict = self.log.look(RunState::verdict_now).await;
+        self.log.append(RunFact::RunEnded { verdict }).await?;
+        Ok(())
+    }
+
+    async fn stages_before_passed(&self, place: usize) -> bool {
+        let fine = |task: &common::TaskRun| {
+            matches!(task.state, TaskState::Ended(Verdict::Passed) | TaskState::Skipped(SkipReason::NotSelected))
+        };
+        self.log.look(|state| state.stages[..place].iter().flat_map(|stage| &stage.tasks).all(fine)).await
+    }
+
+    async fn skip(&self, tasks: Vec<TaskId>, why: SkipReason) -> Result<(), LogError> {
+        for task in tasks {
+            self.log.append(RunFact::TaskSkipped { task, why }).await?;
+        }
+        Ok(())
+    }
+
+    /// The tasks of a stage, all at once, as far as there are turns.
+    async fn stage(self: &Arc<Run>, tasks: Vec<TaskId>) -> Result<(), LogError> {
+        let mut attempts = JoinSet::new();
+        for task in tasks {
+            let run = self.clone();
+            attempts.spawn(async move {
+                let turn = tokio::select! {
+                    turn = run.all.turns.acquire() => turn.expect("never closed"),
+                    () = run.cancel.cancelled() => return run.skip(vec![task], SkipReason::Cancelled).await,
+                };
+                // Chosen at random where both were ready.
+                if run.cancel.is_cancelled() {
+                    return run.skip(vec![task], SkipReason::Cancelled).await;
+                }
+                let cancel = run.cancel.child_token();
+                let ended = attempt::attempt(run.clone(), task.clone(), cancel).await;
+                drop(turn);
+                match ended {
+                    Ok(_) => Ok(()),
+                    // A cancel came between the look at it and the start: the log is the judge.
+                    Err(LogError::Illegal(_)) if run.pending_and_cancelled(&task).await => {
+                        run.skip(vec![task], SkipReason::Cancelled).await
+                    }
+                    Err(error) => Err(error),
+                }
+            });
+        }
+        let mut first_error = Ok(());
+        while let Some(joined) = attempts.join_next().await {
+            let ended = joined.unwrap_or_else(|panicked| std::panic::resume_unwind(panicked.into_panic()));
+            if ended.is_err() && first_error.is_ok() {
+                // The log cannot be written: nothing that still runs can be recorded, so it is ended.
+                self.cancel.cancel();
+                first_error = ended;
+            }
+        }
+        first_error
+    }
+
+    async fn pending_and_cancelled(&self, task: &TaskId) -> bool {
+        let pending = |state: &RunState| state.task(task).is_some_and(|task| task.state == TaskState::Pending);
+        self.log.look(|state| state.cancel_asked && pending(state)).await
+    }
+
+    /// The image that a name meant first in this run, on this worker.
+    fn pin(&self, worker: &str, image: &str) -> Option<String> {
+        let pins = self.pins.lock().expect("no panic under this lock");
+        pins.get(&(worker.to_owned(), image.to_owned())).cloned()
+    }
+
+    /// Records what a name meant. False where it meant something else before.
+    fn set_pin(&self, worker: &str, image: &str, digest: &str) -> bool {
+        let mut pins = self.pins.lock().expect("no panic under this lock");
+        let first = pins.entry((worker.to_owned(), image.to_owned())).or_insert_with(|| digest.to_owned());
+        first == digest
+    }
+}
+
+fn check_selection(pipeline: &Pipeline, only: Option<&[TaskId]>) -> Result<(), RunsError> {
+    let problem = |error: String, hint: &str| Err(RunsError::Pipedef(Problem::new(error, hint)));
+    if pipeline.tasks().next().is_none() {
+        return problem("the pipedef declares no task".to_owned(), "add a method task_something to a Stage");
+    }
+    let Some(only) = only else { return Ok(()) };
+    if only.is_empty() {
+        return problem("no task was selected".to_owned(), "name at least one as Stage.task");
+    }
+    match only.iter().find(|wanted| !pipeline.tasks().any(|task| task == **wanted)) {
+        Some(stranger) => {
+            let names: Vec<String> = pipeline.tasks().take(8).map(|task| task.to_string()).collect();
+            problem(format!("there is no task {stranger}"), &format!("there are: {}", names.join(", ")))
+        }
+        None => Ok(()),
+    }
+}
+
+/// A run begins with its pipeline, and with what it leaves out.
+fn first_events(
+    run: RunNumber,
+    key: RunKey,
+    pipeline: Pipeline,
+    only: Option<Vec<TaskId>>,
+) -> (Vec<RunEvent>, RunState) {
+    let left_out: Vec<TaskId> = match &only {
+        Some(only) => pipeline.tasks().filter(|task| !only.contains(task)).collect(),
+        None => Vec::new(),
+    };
+    let begin = RunFact::RunStarted { run, key, pipeline, only };
+    let skip = |task| RunFact::TaskSkipped { task, why: SkipReason::NotSelected };
+    let mut state = RunState::default();
+    let mut events = Vec::new();
+    for fact in std::iter::once(begin).chain(left_out.into_iter().map(skip)) {
+        let event = RunEvent { seq: Seq(state.last_seq.0 + 1), at_ms: now_ms(), fact };
+        state.apply(&event).expect("a checked pipeline and a checked selection make a legal run");
+        events.push(event);
+    }
+    (events, state)
+}
+
+/// Which image each name meant first, as the log has it.
+fn pins_of(state: &RunState) -> HashMap<(String, String), String> {
+    let mut pins = HashMap::new();
+    for step in state.tasks().flat_map(|task| &task.attempts).flat_map(|attempt| &attempt.steps) {
+        if let Some(digest) = &step.image_digest {
+            let name = (step.worker.clone(), step.spec.image.clone());
+            pins.entry(name).or_insert_with(|| digest.clone());
+        }
+    }
+    pins
+}

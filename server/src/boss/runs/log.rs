@@ -1,0 +1,70 @@
+//! A run's log while the run is alive: one event after another, each checked by the state machine, then stored,
+//! and only then told.
+
+use common::{IllegalTransition, RunEvent, RunFact, RunNumber, RunState, RunSummary, Seq};
+use std::time::{SystemTime, UNIX_EPOCH};
+use tokio::sync::{Mutex, watch};
+
+use super::super::store::{Store, StoreError};
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LogError {
+    #[error("a wrong event: {0}")]
+    Illegal(#[from] IllegalTransition),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+pub(crate) struct Log {
+    run: RunNumber,
+    store: Store,
+    /// Held while an event is stored, so that the log has one order. Never ahead of the store, unless the store
+    /// failed; then the run cannot go on.
+    state: Mutex<RunState>,
+    told: watch::Sender<Seq>,
+    /// Told too when lists change.
+    changes: watch::Sender<()>,
+}
+
+impl Log {
+    pub(crate) fn new(store: Store, state: RunState, changes: watch::Sender<()>) -> Log {
+        let told = watch::channel(state.last_seq).0;
+        Log { run: state.number, store, state: Mutex::new(state), told, changes }
+    }
+
+    /// Appends one fact: on disk when this returns.
+    pub(super) async fn append(&self, fact: RunFact) -> Result<Seq, LogError> {
+        let mut state = self.state.lock().await;
+        let seq = Seq(state.last_seq.0 + 1);
+        let listed = matches!(fact, RunFact::RunEnded { .. } | RunFact::RerunStarted { .. });
+        let event = RunEvent { seq, at_ms: now_ms(), fact };
+        state.apply(&event)?;
+        let summary = listed.then(|| RunSummary::of(&state));
+        self.store.append(self.run, event, summary).await?;
+        self.told.send_replace(seq);
+        if listed {
+            self.changes.send_replace(());
+        }
+        Ok(seq)
+    }
+
+    /// The run as it stands. A copy: a run of thousands of tasks is a few megabytes at most.
+    pub(crate) async fn state(&self) -> RunState {
+        self.state.lock().await.clone()
+    }
+
+    /// Looks at the run as it stands, without a copy.
+    pub(crate) async fn look<T>(&self, at: impl FnOnce(&RunState) -> T) -> T {
+        at(&*self.state.lock().await)
+    }
+
+    /// Tells whenever there are more events in the store.
+    pub(crate) fn follow(&self) -> watch::Receiver<Seq> {
+        self.told.subscribe()
+    }
+}
+
+/// The wall clock, for show.
+pub(crate) fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}

@@ -1,0 +1,195 @@
+//! One step, from the boss's side: asks the worker for it, follows it to its end, puts its events into the log
+//! and its output into the attempt's file.
+
+use common::{Mark, Problem, Reason, RunFact, StepEnd, StepEvent, StepId, StepSpec, TaskId};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::super::output::Output;
+use super::super::worker_client::Trouble;
+use super::super::workers::WorkerAddress;
+use super::log::{LogError, now_ms};
+use super::Run;
+
+/// How the answer to a `run(...)` call came out.
+pub(super) enum StepDone {
+    Ended(StepEnd),
+    /// The worker does not take such a spec.
+    Refused(Problem),
+}
+
+/// One step of one attempt, already in the log as asked for.
+pub(super) struct Step {
+    pub(super) run: Arc<Run>,
+    pub(super) task: TaskId,
+    pub(super) attempt: u32,
+    pub(super) id: StepId,
+    /// As the pipedef names it.
+    pub(super) worker: String,
+    pub(super) spec: StepSpec,
+    pub(super) output: Arc<Output>,
+    pub(super) cancel: CancellationToken,
+    /// Counts the steps of this attempt that wait in a worker's queue, while the task's clock stands still.
+    pub(super) queued: watch::Sender<usize>,
+}
+
+impl Step {
+    pub(super) async fn follow(self) -> Result<StepDone, LogError> {
+        let asked_at = Instant::now();
+        let mut position = 0;
+        let mut in_queue = InQueue { count: &self.queued, now: false };
+        let trouble = match self.run.all.workers.resolve(&self.worker) {
+            // Nothing has been started yet, so nothing has to be ended.
+            Ok(_) if self.cancel.is_cancelled() => {
+                return self.ended_here(position, cancelled_before_start()).await;
+            }
+            Ok(worker) => match self.listen(&worker, &mut position, &mut in_queue).await? {
+                Ok(end) => return Ok(StepDone::Ended(end)),
+                Err(trouble) => match trouble {
+                    Trouble::Fault { reason: Reason::TokenRefused, message, .. } => Trouble::Fault {
+                        reason: Reason::TokenRefused,
+                        message: format!("the worker {} does not take our token: {message}", worker.base),
+                        hint: Some(self.run.all.workers.token_hint(&worker.base)),
+                    },
+                    other => other,
+                },
+            },
+            Err(none) => {
+                Trouble::Fault { reason: none.reason, message: none.message, hint: Some(none.hint) }
+            }
+        };
+        let took_ms = asked_at.elapsed().as_millis() as u64;
+        match trouble {
+            Trouble::Fault { reason, message, hint } => {
+                let said = StepEvent::Errored { reason, message, hint, took_ms, exit_code: None };
+                self.ended_here(position, said).await
+            }
+            Trouble::Refused(problem) => {
+                // Recorded as an end too, so that the log has no step that never ended.
+                let said = StepEvent::Cancelled { reason: Reason::TaskOver, took_ms, exit_code: None };
+                self.ended_here(position, said).await?;
+                Ok(StepDone::Refused(problem))
+            }
+        }
+    }
+
+    /// Records an end that the worker did not tell.
+    async fn ended_here(&self, position: u64, said: StepEvent) -> Result<StepDone, LogError> {
+        let end = said.end().expect("only ends are given here");
+        self.append(position + 1, said).await?;
+        Ok(StepDone::Ended(end))
+    }
+
+    async fn append(&self, position: u64, said: StepEvent) -> Result<(), LogError> {
+        let (task, attempt, step) = (self.task.clone(), self.attempt, self.id.clone());
+        self.run.log.append(RunFact::Step { task, attempt, step, position, said }).await.map(|_| ())
+    }
+
+    async fn listen(
+        &self,
+        worker: &WorkerAddress,
+        position: &mut u64,
+        in_queue: &mut InQueue<'_>,
+    ) -> Result<Result<StepEnd, Trouble>, LogError> {
+        let mut spec = self.spec.clone();
+        spec.id = Some(self.id.clone());
+        spec.image_digest = self.run.pin(&self.worker, &spec.image);
+        let mut followed = self.run.all.client.follow(worker.clone(), self.id.clone(), spec);
+        let cancelling = self.keep_cancelling(worker);
+        tokio::pin!(cancelling);
+        loop {
+            let next = tokio::select! {
+                next = followed.next() => next,
+                never = &mut cancelling => match never {},
+            };
+            let (said, at) = match next {
+                Ok(next) => next,
+                Err(trouble) => return Ok(Err(trouble)),
+            };
+            *position = at;
+            in_queue.set(matches!(said, StepEvent::Queued));
+            match &said {
+                StepEvent::Output { stream, bytes } => {
+                    self.output.step_printed(&self.id, *stream, bytes.as_slice(), at, now_ms());
+                    continue;
+                }
+                StepEvent::Dropped { bytes } => {
+                    self.output.mark(Mark::Dropped { step: self.id.clone(), bytes: *bytes, position: at }, now_ms());
+                }
+                StepEvent::Gap { bytes } => {
+                    self.output.mark(Mark::Gap { step: self.id.clone(), bytes: *bytes, position: at }, now_ms());
+                }
+                StepEvent::Started { image_digest, .. } => {
+                    if !self.run.set_pin(&self.worker, &self.spec.image, image_digest) {
+                        return Ok(Err(self.image_changed(worker).await));
+                    }
+                }
+                StepEvent::Queued
+                | StepEvent::Preparing { .. }
+                | StepEvent::Exited { .. }
+                | StepEvent::TimedOut { .. }
+                | StepEvent::Cancelled { .. }
+                | StepEvent::Errored { .. } => {}
+            }
+            let end = said.end();
+            self.append(at, said).await?;
+            if let Some(end) = end {
+                return Ok(Ok(end));
+            }
+        }
+    }
+
+    /// Two steps that began at the same moment got different images by one name: neither can be trusted alone.
+    async fn image_changed(&self, worker: &WorkerAddress) -> Trouble {
+        if let Err(error) = self.run.all.client.cancel(worker, &self.id).await {
+            tracing::warn!(step = %self.id, "a step of a changed image could not be cancelled: {error}");
+        }
+        Trouble::Fault {
+            reason: Reason::ImageChanged,
+            message: format!("the image {:?} became another one in the middle of this run", self.spec.image),
+            hint: Some("start the run again now that the image is built".to_owned()),
+        }
+    }
+
+    /// Once the step is to be cancelled, asks the worker for it until the step's events tell that it ended: the
+    /// question may get lost, or be faster than the step's start.
+    async fn keep_cancelling(&self, worker: &WorkerAddress) -> std::convert::Infallible {
+        self.cancel.cancelled().await;
+        loop {
+            if let Err(error) = self.run.all.client.cancel(worker, &self.id).await {
+                tracing::debug!(step = %self.id, "the worker did not take a cancel: {error}");
+            }
+            tokio::time::sleep(CANCEL_AGAIN).await;
+        }
+    }
+}
+
+/// How often a cancel is repeated to a worker that has not told of the step's end.
+const CANCEL_AGAIN: Duration = Duration::from_secs(1);
+
+fn cancelled_before_start() -> StepEvent {
+    StepEvent::Cancelled { reason: Reason::CancelAsked, took_ms: 0, exit_code: None }
+}
+
+/// This step's part in the count of queued steps; given back however the step ends.
+struct InQueue<'a> {
+    count: &'a watch::Sender<usize>,
+    now: bool,
+}
+
+impl InQueue<'_> {
+    fn set(&mut self, queued: bool) {
+        if self.now != queued {
+            self.now = queued;
+            self.count.send_modify(|count| if queued { *count += 1 } else { *count -= 1 });
+        }
+    }
+}
+
+impl Drop for InQueue<'_> {
+    fn drop(&mut self) {
+        self.set(false);
+    }
+}

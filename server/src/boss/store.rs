@@ -1,0 +1,259 @@
+//! The only SQL: what happened in each run, and who may look. Every change is committed, and on disk, before
+//! anybody is told of it.
+
+use common::{Page, RunEvent, RunKey, RunNumber, RunSummary, Seq};
+use rusqlite::{Connection, OptionalExtension as _, TransactionBehavior, params};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// Applied in order by `PRAGMA user_version`; never edited once released.
+const STEPS: &[&str] = &[include_str!("store/0001_runs.sql")];
+
+/// Before this version, SQLite's write-ahead log could be reset under a writer and lose a commit.
+const OLDEST_SQLITE: i32 = 3_051_003;
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StoreError {
+    #[error("{path} was written by a newer bettertest (schema {found}, this one knows {known})")]
+    Newer { path: PathBuf, found: usize, known: usize },
+    #[error("the SQLite in this binary is {0}, which can lose commits")]
+    OldSqlite(String),
+    #[error("{path} cannot be used: {source}")]
+    Unusable { path: PathBuf, source: rusqlite::Error },
+    #[error("the store failed: {0}")]
+    Failed(#[from] rusqlite::Error),
+    #[error("the store holds what this bettertest cannot read: {0}")]
+    Unreadable(#[from] serde_json::Error),
+}
+
+/// A handle; clones share one connection. The lock is held for single statements and short transactions on a
+/// blocking thread, never over an await.
+#[derive(Clone)]
+pub(crate) struct Store {
+    connection: Arc<Mutex<Connection>>,
+}
+
+impl Store {
+    pub(crate) fn open(path: &Path) -> Result<Store, StoreError> {
+        if rusqlite::version_number() < OLDEST_SQLITE {
+            return Err(StoreError::OldSqlite(rusqlite::version().to_owned()));
+        }
+        let unusable = |source| StoreError::Unusable { path: path.to_owned(), source };
+        let mut connection = Connection::open(path).map_err(unusable)?;
+        connection.busy_timeout(Duration::from_secs(5))?;
+        let found: usize =
+            connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(unusable)?;
+        if found > STEPS.len() {
+            return Err(StoreError::Newer { path: path.to_owned(), found, known: STEPS.len() });
+        }
+        connection.pragma_update(None, "journal_mode", "wal").map_err(unusable)?;
+        connection.pragma_update(None, "synchronous", "full")?;
+        connection.pragma_update(None, "foreign_keys", true)?;
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        // Read again under the lock: another process may have been faster.
+        let found: usize = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
+        for step in &STEPS[found.min(STEPS.len())..] {
+            transaction.execute_batch(step)?;
+        }
+        transaction.pragma_update(None, "user_version", STEPS.len())?;
+        transaction.commit()?;
+        Ok(Store { connection: Arc::new(Mutex::new(connection)) })
+    }
+
+    async fn with<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Connection) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let connection = self.connection.clone();
+        let worked = tokio::task::spawn_blocking(move || {
+            let mut connection = connection.lock().expect("a store panicked before, and nothing is sure any more");
+            work(&mut connection)
+        });
+        match worked.await {
+            Ok(result) => result,
+            Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
+        }
+    }
+
+    /// Makes a run, with its first events, in one transaction; `events` is given the number that it gets.
+    pub(crate) async fn create(
+        &self,
+        key: RunKey,
+        pipedef: String,
+        files: BTreeMap<String, String>,
+        events: impl FnOnce(RunNumber) -> (Vec<RunEvent>, RunSummary) + Send + 'static,
+    ) -> Result<RunNumber, StoreError> {
+        self.with(move |connection| {
+            let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let insert = "INSERT INTO run (key, state, summary, changed, pipedef)
+                 VALUES (?1, 'running', '', (SELECT coalesce(max(changed), 0) + 1 FROM run), ?2)";
+            transaction.execute(insert, params![key.as_str(), pipedef])?;
+            let number = RunNumber(transaction.last_insert_rowid() as u64);
+            let (events, summary) = events(number);
+            for event in &events {
+                insert_event(&transaction, number, event)?;
+            }
+            let summary = serde_json::to_string(&summary)?;
+            transaction.execute("UPDATE run SET summary = ?2 WHERE number = ?1", params![number.0, summary])?;
+            for (path, text) in &files {
+                let insert = "INSERT INTO pipedef_file (run, path, text) VALUES (?1, ?2, ?3)";
+                transaction.execute(insert, params![number.0, path, text])?;
+            }
+            transaction.commit()?;
+            Ok(number)
+        })
+        .await
+    }
+
+    /// Appends one event; `summary` comes with those that lists are to be told of.
+    pub(crate) async fn append(
+        &self,
+        run: RunNumber,
+        event: RunEvent,
+        summary: Option<RunSummary>,
+    ) -> Result<(), StoreError> {
+        self.with(move |connection| {
+            let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            insert_event(&transaction, run, &event)?;
+            if let Some(summary) = summary {
+                let update = "UPDATE run SET state = ?2, summary = ?3,
+                     changed = (SELECT max(changed) + 1 FROM run) WHERE number = ?1";
+                transaction
+                    .execute(update, params![run.0, summary.state, serde_json::to_string(&summary)?])?;
+            }
+            transaction.commit()?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// The next events of a run after `seq`, as JSON, at most `limit` of them.
+    pub(crate) async fn events_after(
+        &self,
+        run: RunNumber,
+        seq: Seq,
+        limit: usize,
+    ) -> Result<Vec<(Seq, String)>, StoreError> {
+        self.with(move |connection| {
+            let select = "SELECT seq, event FROM event WHERE run = ?1 AND seq > ?2 ORDER BY seq LIMIT ?3";
+            let mut statement = connection.prepare_cached(select)?;
+            let rows = statement.query_map(params![run.0, seq.0, limit], |row| {
+                Ok((Seq(row.get(0)?), row.get::<_, String>(1)?))
+            })?;
+            Ok(rows.collect::<Result<_, _>>()?)
+        })
+        .await
+    }
+
+    pub(crate) async fn exists(&self, run: RunNumber) -> Result<bool, StoreError> {
+        self.with(move |connection| {
+            let select = "SELECT 1 FROM run WHERE number = ?1";
+            Ok(connection.query_row(select, params![run.0], |_| Ok(())).optional()?.is_some())
+        })
+        .await
+    }
+
+    /// Runs that have not ended, oldest first: after a start, those that a crash has left.
+    pub(crate) async fn unended(&self) -> Result<Vec<RunNumber>, StoreError> {
+        self.with(move |connection| {
+            let mut statement =
+                connection.prepare_cached("SELECT number FROM run WHERE state = 'running' ORDER BY number")?;
+            let rows = statement.query_map([], |row| Ok(RunNumber(row.get(0)?)))?;
+            Ok(rows.collect::<Result<_, _>>()?)
+        })
+        .await
+    }
+
+    /// Which pipedef a run is of, and the texts that it executes.
+    pub(crate) async fn pipedef(
+        &self,
+        run: RunNumber,
+    ) -> Result<(String, BTreeMap<String, String>), StoreError> {
+        self.with(move |connection| {
+            let select = "SELECT pipedef FROM run WHERE number = ?1";
+            let pipedef = connection.query_row(select, params![run.0], |row| row.get(0))?;
+            let mut statement =
+                connection.prepare_cached("SELECT path, text FROM pipedef_file WHERE run = ?1")?;
+            let files = statement.query_map(params![run.0], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            Ok((pipedef, files.collect::<Result<_, _>>()?))
+        })
+        .await
+    }
+
+    /// A page of runs, newest first, older than `before`.
+    pub(crate) async fn page(&self, before: Option<RunNumber>, limit: usize) -> Result<Page, StoreError> {
+        self.with(move |connection| {
+            let select = "SELECT summary FROM run WHERE number < ?1 ORDER BY number DESC LIMIT ?2";
+            let mut statement = connection.prepare_cached(select)?;
+            let before = before.map_or(i64::MAX as u64, |run| run.0);
+            let rows = statement.query_map(params![before, limit + 1], |row| row.get::<_, String>(0))?;
+            let mut runs = Vec::new();
+            for row in rows {
+                runs.push(serde_json::from_str::<RunSummary>(&row?)?);
+            }
+            let more = runs.len() > limit;
+            runs.truncate(limit);
+            let next = runs.last().filter(|_| more).map(|last| last.run);
+            Ok(Page { runs, next })
+        })
+        .await
+    }
+
+    /// The summaries of runs that started or ended after the change `after`, each with its change's number.
+    pub(crate) async fn changed_after(&self, after: u64, limit: usize) -> Result<Vec<(u64, String)>, StoreError> {
+        self.with(move |connection| {
+            let select = "SELECT changed, summary FROM run WHERE changed > ?1 ORDER BY changed LIMIT ?2";
+            let mut statement = connection.prepare_cached(select)?;
+            let rows = statement.query_map(params![after, limit], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            Ok(rows.collect::<Result<_, _>>()?)
+        })
+        .await
+    }
+
+    /// The number of the latest change of any run.
+    pub(crate) async fn latest_change(&self) -> Result<u64, StoreError> {
+        self.with(|connection| {
+            Ok(connection.query_row("SELECT coalesce(max(changed), 0) FROM run", [], |row| row.get(0))?)
+        })
+        .await
+    }
+
+    pub(crate) async fn add_session(&self, cookie_sha256: String, now_ms: u64) -> Result<(), StoreError> {
+        self.with(move |connection| {
+            let insert = "INSERT INTO session (cookie_sha256, last_seen_ms) VALUES (?1, ?2)";
+            connection.execute(insert, params![cookie_sha256, now_ms])?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Is this a session that was seen after `since_ms`? If so, it has now been seen at `now_ms`.
+    pub(crate) async fn see_session(
+        &self,
+        cookie_sha256: String,
+        since_ms: u64,
+        now_ms: u64,
+    ) -> Result<bool, StoreError> {
+        self.with(move |connection| {
+            let select = "SELECT last_seen_ms FROM session WHERE cookie_sha256 = ?1 AND last_seen_ms >= ?2";
+            let seen: Option<u64> =
+                connection.query_row(select, params![cookie_sha256, since_ms], |row| row.get(0)).optional()?;
+            // Written once an hour at most: a page asks often, and a write is a disk's flush.
+            if seen.is_some_and(|seen| now_ms > seen + 3_600_000) {
+                let update = "UPDATE session SET last_seen_ms = ?2 WHERE cookie_sha256 = ?1";
+                connection.execute(update, params![cookie_sha256, now_ms])?;
+                connection.execute("DELETE FROM session WHERE last_seen_ms < ?1", params![since_ms])?;
+            }
+            Ok(seen.is_some())
+        })
+        .await
+    }
+}
+
+fn insert_event(connection: &Connection, run: RunNumber, event: &RunEvent) -> Result<(), StoreError> {
+    let mut insert = connection.prepare_cached("INSERT INTO event (run, seq, event) VALUES (?1, ?2, ?3)")?;
+    insert.execute(params![run.0, event.seq.0, serde_json::to_string(event)?])?;
+    Ok(())
+}

@@ -1,0 +1,259 @@
+//! The only code that speaks to a worker: starts a step, follows it to its end through cut connections, cancels
+//! it. It never starts a step anew that a worker may have seen.
+
+use bytes::Bytes;
+use common::{Problem, Reason, StepEvent, StepId, StepSpec};
+use futures_util::{Stream, StreamExt as _};
+use reqwest::{Response, StatusCode};
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::time::{Duration, Instant};
+
+use super::sse;
+use super::workers::WorkerAddress;
+use crate::limits;
+
+#[derive(Clone)]
+pub(crate) struct WorkerClient {
+    http: reqwest::Client,
+}
+
+/// Why there is no more to hear of a step.
+#[derive(Debug)]
+pub(crate) enum Trouble {
+    /// The worker does not take this spec: the pipedef's mistake.
+    Refused(Problem),
+    /// Ours, the machine's or the network's.
+    Fault { reason: Reason, message: String, hint: Option<String> },
+}
+
+/// A step of one worker, listened to from `position` on.
+pub(crate) struct Followed {
+    client: WorkerClient,
+    worker: WorkerAddress,
+    spec: StepSpec,
+    id: StepId,
+    /// Where the spool continues after the last event that was handed out.
+    position: u64,
+    stream: Option<EventStream>,
+    /// Did the worker ever answer for this step? From then on it is followed, never posted again.
+    known: bool,
+    heard_at: Instant,
+    tries: u32,
+}
+
+struct EventStream {
+    bytes: Pin<Box<dyn Stream<Item = reqwest::Result<Bytes>> + Send>>,
+    decoder: sse::Decoder,
+    ready: VecDeque<sse::Event>,
+}
+
+impl WorkerClient {
+    pub(crate) fn new() -> WorkerClient {
+        let http = reqwest::Client::builder()
+            // What is on the way is chosen by the pipedef, not by this machine's environment.
+            .no_proxy()
+            .connect_timeout(Duration::from_secs(5))
+            .read_timeout(limits::SILENCE)
+            .tcp_nodelay(true)
+            .redirect(reqwest::redirect::Policy::none())
+            .build()
+            .expect("a client without TLS needs nothing that could be missing");
+        WorkerClient { http }
+    }
+
+    /// Listens to a step that does not have to exist yet. `spec.id` has to be set.
+    pub(crate) fn follow(&self, worker: WorkerAddress, id: StepId, spec: StepSpec) -> Followed {
+        Followed {
+            client: self.clone(),
+            worker,
+            spec,
+            id,
+            position: 0,
+            stream: None,
+            known: false,
+            heard_at: Instant::now(),
+            tries: 0,
+        }
+    }
+
+    /// Asks once that a step be cancelled. That it was, its events tell.
+    pub(crate) async fn cancel(&self, worker: &WorkerAddress, id: &StepId) -> Result<(), reqwest::Error> {
+        let url = format!("{}/steps/{id}", worker.base);
+        let sent = self.http.delete(url).bearer_auth(&worker.token).timeout(Duration::from_secs(10)).send();
+        sent.await?.error_for_status().map(|_| ())
+    }
+
+    /// Does a worker answer at this address, and does it take this token?
+    pub(crate) async fn probe(&self, worker: &WorkerAddress) -> Probe {
+        let url = format!("{}/steps", worker.base);
+        let asked = self.http.get(url).bearer_auth(&worker.token).timeout(Duration::from_secs(5)).send();
+        match asked.await {
+            Ok(answer) if answer.status().is_success() => Probe::Ours,
+            Ok(answer) if answer.status() == StatusCode::UNAUTHORIZED => Probe::OtherToken,
+            Ok(_) => Probe::Other,
+            Err(error) if error.is_connect() => Probe::Nothing,
+            Err(_) => Probe::Other,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Probe {
+    Ours,
+    OtherToken,
+    /// Something answers that is no worker of ours.
+    Other,
+    Nothing,
+}
+
+impl Followed {
+    /// The next event and the position after it. After an end nothing may be asked for.
+    pub(crate) async fn next(&mut self) -> Result<(StepEvent, u64), Trouble> {
+        loop {
+            let Some(stream) = &mut self.stream else {
+                self.connect().await?;
+                continue;
+            };
+            if let Some(event) = stream.ready.pop_front() {
+                let Some(position) = event.id else {
+                    return Err(broken(&self.worker, "an event without a position"));
+                };
+                if position <= self.position {
+                    return Err(broken(&self.worker, "a position that was there before"));
+                }
+                let said = serde_json::from_slice(&event.data)
+                    .map_err(|error| broken(&self.worker, &format!("an event that is none: {error}")))?;
+                self.position = position;
+                return Ok((said, position));
+            }
+            match stream.bytes.next().await {
+                Some(Ok(bytes)) => {
+                    self.heard_at = Instant::now();
+                    self.tries = 0;
+                    let EventStream { decoder, ready, .. } = stream;
+                    decoder
+                        .feed(&bytes, |event| ready.push_back(event))
+                        .map_err(|error| broken(&self.worker, &error.to_string()))?;
+                }
+                // Cut, or silent for too long, before the end was told.
+                Some(Err(_)) | None => self.stream = None,
+            }
+        }
+    }
+
+    /// Connects once, or waits a little and leaves the next try to the next call.
+    async fn connect(&mut self) -> Result<(), Trouble> {
+        let Followed { client, worker, spec, id, position, known, .. } = &*self;
+        let request = if *known {
+            let url = format!("{}/steps/{id}/events", worker.base);
+            client.http.get(url).header("last-event-id", position.to_string())
+        } else {
+            client.http.post(format!("{}/run", worker.base)).json(spec)
+        };
+        let request = request.bearer_auth(&worker.token);
+        let why = match request.send().await {
+            Ok(answer) if answer.status().is_success() => {
+                self.known = true;
+                self.heard_at = Instant::now();
+                self.stream = Some(EventStream {
+                    bytes: Box::pin(answer.bytes_stream()),
+                    decoder: sse::Decoder::default(),
+                    ready: VecDeque::new(),
+                });
+                return Ok(());
+            }
+            Ok(answer) => NotNow { reason: Reason::EngineUnavailable, problem: self.not_served(answer).await? },
+            Err(error) => NotNow {
+                reason: Reason::WorkerUnreachable,
+                problem: Problem::new(
+                    format!("the worker {} does not answer: {}", self.worker.base, root_of(&error)),
+                    format!("is it running there? start it with: bettertest --worker{}", listen_flag(&self.worker)),
+                ),
+            },
+        };
+        self.wait_or_give_up(why).await
+    }
+
+    /// An answer that says no: for good, or (503) for now.
+    async fn not_served(&mut self, answer: Response) -> Result<Problem, Trouble> {
+        let status = answer.status();
+        let text = answer.text().await.unwrap_or_default();
+        let problem = serde_json::from_str(&text).unwrap_or_else(|_| Problem {
+            error: format!("the worker {} answered {status}", self.worker.base),
+            hint: Some("is that address a bettertest worker?".to_owned()),
+            ..Problem::default()
+        });
+        let fault = |reason, problem: Problem| Trouble::Fault {
+            reason,
+            message: problem.error,
+            hint: problem.hint,
+        };
+        match status {
+            StatusCode::SERVICE_UNAVAILABLE => Ok(problem),
+            StatusCode::UNPROCESSABLE_ENTITY => Err(Trouble::Refused(problem)),
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(fault(Reason::TokenRefused, problem)),
+            StatusCode::GONE => Err(fault(Reason::StepForgotten, problem)),
+            StatusCode::NOT_FOUND if self.known => Err(Trouble::Fault {
+                reason: Reason::WorkerLost,
+                message: format!("the worker {} no longer knows step {}", self.worker.base, self.id),
+                hint: Some("was its data directory replaced while the step ran?".to_owned()),
+            }),
+            _ => Err(fault(Reason::WorkerBroken, problem)),
+        }
+    }
+
+    async fn wait_or_give_up(&mut self, why: NotNow) -> Result<(), Trouble> {
+        let (patience, reason) = match (self.known, why.reason) {
+            (true, _) => (WORKER_LOST, Reason::WorkerLost),
+            (false, Reason::EngineUnavailable) => (NOT_READY, Reason::EngineUnavailable),
+            (false, reason) => (FIRST_CONTACT, reason),
+        };
+        if self.heard_at.elapsed() > patience {
+            return Err(Trouble::Fault { reason, message: why.problem.error, hint: why.problem.hint });
+        }
+        let pause = Duration::from_millis(50) * 2u32.pow(self.tries.min(5));
+        self.tries += 1;
+        tokio::time::sleep(pause).await;
+        Ok(())
+    }
+}
+
+/// A step that is not served at the moment, but may be at the next try.
+struct NotNow {
+    reason: Reason,
+    problem: Problem,
+}
+
+/// Without contact for so long, a step that was under way is `errored: worker_lost`.
+const WORKER_LOST: Duration = Duration::from_secs(60);
+
+/// A worker that never answered may be starting just now; more is not worth waiting for.
+const FIRST_CONTACT: Duration = Duration::from_secs(10);
+
+/// A worker whose engine does not work may have it back after a restart of Docker; longer is a fault to tell.
+const NOT_READY: Duration = Duration::from_secs(20);
+
+fn broken(worker: &WorkerAddress, what: &str) -> Trouble {
+    Trouble::Fault {
+        reason: Reason::WorkerBroken,
+        message: format!("the worker {} sent {what}", worker.base),
+        hint: Some("do boss and worker have the same version? compare bettertest --version on both".to_owned()),
+    }
+}
+
+fn listen_flag(worker: &WorkerAddress) -> String {
+    match worker.base.strip_prefix("http://") {
+        Some("localhost:9009" | "127.0.0.1:9009") | None => String::new(),
+        Some(address) => format!(" --listen {}", address.replace("localhost", "127.0.0.1")),
+    }
+}
+
+/// The innermost error: what a person can do something about.
+fn root_of(error: &reqwest::Error) -> String {
+    let mut innermost: &dyn std::error::Error = error;
+    while let Some(source) = innermost.source() {
+        innermost = source;
+    }
+    innermost.to_string()
+}
