@@ -2,10 +2,123 @@
 
 mod auth;
 mod boss;
+mod cli;
 mod data_dir;
 mod error;
 mod http;
 mod limits;
+mod open_command;
+mod report;
+mod run_command;
+mod say;
+mod signals;
+mod terminal;
 mod worker;
 
-fn main() {}
+use std::net::{Ipv4Addr, SocketAddr};
+use std::process::ExitCode;
+use tokio_util::sync::CancellationToken;
+use tracing::level_filters::LevelFilter;
+
+use crate::cli::{Cli, Command, Serve};
+use crate::data_dir::DataDir;
+use crate::error::SetupError;
+
+/// The set-up is wrong; nothing has run.
+const EXIT_SETUP: u8 = 2;
+
+fn main() -> ExitCode {
+    let done = cli::parse(std::env::args_os()).and_then(|parsed| match parsed {
+        Ok(cli) => execute(cli),
+        Err(text) => {
+            say::out(&text);
+            Ok(0)
+        }
+    });
+    ExitCode::from(done.unwrap_or_else(|error| {
+        say::refusal(&error);
+        EXIT_SETUP
+    }))
+}
+
+fn execute(cli: Cli) -> Result<u8, SetupError> {
+    // A command that people watch says only what matters to them; a server's log says more.
+    let level = if cli.command.is_some() { LevelFilter::WARN } else { LevelFilter::INFO };
+    tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).with_target(false).init();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|error| {
+        SetupError::new(
+            format!("threads cannot be started: {error}"),
+            "is a limit of this user reached? see ulimit -u",
+        )
+    })?;
+    let done = runtime.block_on(dispatch(cli));
+    // What still blocks a thread, such as a read that nobody waits for, must not hold up the end.
+    runtime.shutdown_background();
+    done
+}
+
+async fn dispatch(cli: Cli) -> Result<u8, SetupError> {
+    match cli.command {
+        Some(Command::Run(args)) => run_command::run(args).await,
+        Some(Command::Open(args)) => {
+            let link = open_command::link(&open_data(args.data_dir)?).await?;
+            say::out(&format!("{link}\n"));
+            Ok(0)
+        }
+        None if cli.serve.worker => worker(cli.serve).await.map(|()| 0),
+        None => match cli.serve.pipedef.clone() {
+            Some(pipedef) => boss(cli.serve, pipedef).await.map(|()| 0),
+            None => Err(SetupError::new(
+                "nothing to do: neither run nor open nor --boss nor --worker was asked for",
+                "bettertest run, in a folder with .bettertest/pipedef.py, or bettertest --help",
+            )),
+        },
+    }
+}
+
+fn open_data(path: Option<std::path::PathBuf>) -> Result<DataDir, SetupError> {
+    match path {
+        Some(path) => DataDir::open(&path),
+        None => DataDir::open(&DataDir::default_path()?),
+    }
+}
+
+async fn worker(serve: Serve) -> Result<(), SetupError> {
+    let told = signals::told_to_stop()?;
+    let options = worker::Options {
+        listen: serve.listen.unwrap_or(SocketAddr::from((Ipv4Addr::LOCALHOST, 9009))),
+        slots: serve.slots,
+        engine: serve.engine,
+        docker_host: serve.docker_host,
+        data: open_data(serve.data_dir)?,
+        max_output_bytes: serve.max_output_bytes,
+        spool_bytes: serve.spool_bytes,
+        allow_cap: serve.allow_cap,
+    };
+    worker::serve(options, told, |text| say::out(text)).await
+}
+
+async fn boss(serve: Serve, pipedef: std::path::PathBuf) -> Result<(), SetupError> {
+    let told = signals::interrupted()?;
+    let pipedef = std::path::absolute(&pipedef).map_err(|error| {
+        SetupError::new(format!("{} cannot be used: {error}", pipedef.display()), "name a Python file")
+    })?;
+    let options = boss::Options {
+        pipedef,
+        listen: serve.listen.unwrap_or(SocketAddr::from((Ipv4Addr::LOCALHOST, 9001))),
+        public_urls: serve.public_url,
+        data: open_data(serve.data_dir)?,
+    };
+    let stop = CancellationToken::new();
+    tokio::spawn({
+        let stop = stop.clone();
+        async move {
+            told.await;
+            stop.cancel();
+        }
+    });
+    boss::serve(options, stop, |link| {
+        say::out(&format!("the page: {link}\n(opens once; `bettertest open` prints a new link)\n"));
+    })
+    .await
+}

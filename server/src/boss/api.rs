@@ -166,11 +166,10 @@ async fn events(
         // At rest, and all of it told: this is how an EventSource learns not to come again.
         return Ok(StatusCode::NO_CONTENT.into_response());
     }
-    let events = run_events(api.runs, run, after.unwrap_or_default())
-        .map(|told| match told {
-            Told::Event(seq, json) => http::sse_event(None, Some(seq.0), json.as_bytes()),
-            Told::AtRest => http::sse_event(Some("end"), None, b"{}"),
-        });
+    let events = run_events(api.runs, run, after.unwrap_or_default()).map(|told| match told {
+        Told::Event(seq, json) => http::sse_event(None, Some(seq.0), json.as_bytes()),
+        Told::AtRest => http::sse_event(Some("end"), None, b"{}"),
+    });
     Ok(http::sse_response(events, api.stop))
 }
 
@@ -260,7 +259,9 @@ struct WhichOutput {
 
 async fn find_output(api: &Api, run: &str, task: &str, attempt: Option<u32>) -> Result<OutputId, Refusal> {
     let run = number(run)?;
-    let no = |error: String| Refusal::new(StatusCode::NOT_FOUND, error, format!("GET /api/runs/{run} lists tasks"));
+    let no = |error: String| {
+        Refusal::new(StatusCode::NOT_FOUND, error, format!("GET /api/runs/{run} lists tasks"))
+    };
     let id = TaskId::try_from(task.to_owned()).map_err(|error| no(error.to_string()))?;
     let state = api.runs.state(run).await?;
     let found = state.tasks().enumerate().find(|(_, task)| task.id == id);

@@ -46,27 +46,35 @@ pub(crate) async fn serve(
     let token = Token::of(&data)?;
     let workers = Workers::new(Some(&token), data.path())?;
     let store = open_store(&held.path)?;
-    let runs = runs_in(&held.path, pipedef, store.clone(), workers, &data, stop.clone())?;
+    let runs = runs_in(&held.path, pipedef, store.clone(), workers, &data)?;
     let listener = http::listen(listen).await?;
     let address = listener.local_addr().map_err(|error| {
         SetupError::new(format!("the address listened on is not known: {error}"), "try another --listen")
     })?;
-    runs.end_abandoned().await.map_err(|error| {
+    let abandoned = async {
+        for (number, _) in runs.unended().await? {
+            runs.end_abandoned(number, common::Reason::BossRestart).await?;
+        }
+        Ok(())
+    };
+    abandoned.await.map_err(|error: RunsError| {
         SetupError::new(format!("runs that were not finished cannot be ended: {error}"), "see the log")
     })?;
     let sessions = sessions::Sessions::new(token, store, address.port(), &public_urls);
     let note = held.path.join("address");
-    std::fs::write(&note, format!("{address}\n")).map_err(|error| crate::data_dir::unusable(&note, &error))?;
+    std::fs::write(&note, format!("{address}\n"))
+        .map_err(|error| crate::data_dir::unusable(&note, &error))?;
     ready(&sessions.new_link());
-    let api = api::Api { runs: runs.clone(), sessions, stop: stop.clone() };
     let streams_end = CancellationToken::new();
-    let api = api::Api { stop: streams_end.clone(), ..api };
+    let api = api::Api { runs: runs.clone(), sessions, stop: streams_end.clone() };
     let server = tokio::spawn(http::serve(listener, api::router(api), streams_end.clone()));
     stop.cancelled().await;
     // Readers hear how their runs end, then their streams are ended, then the rest.
     runs.shut_down().await;
     streams_end.cancel();
-    server.await.map_err(|error| SetupError::new(format!("the server panicked: {error}"), "please report this"))
+    server
+        .await
+        .map_err(|error| SetupError::new(format!("the server panicked: {error}"), "please report this"))
 }
 
 /// Opens the store of a boss, or of the local runs of a project.
@@ -77,7 +85,10 @@ pub(crate) fn open_store(folder: &Path) -> Result<store::Store, SetupError> {
         let hint = match &error {
             store::StoreError::Newer { .. } => "use the newer bettertest again, or another --data-dir",
             store::StoreError::OldSqlite(_) => "build it with the SQLite that it brings",
-            store::StoreError::Unusable { .. } | store::StoreError::Failed(_) | store::StoreError::Unreadable(_) => {
+            store::StoreError::Unusable { .. }
+            | store::StoreError::Failed(_)
+            | store::StoreError::Contradicts(_)
+            | store::StoreError::Unreadable(_) => {
                 "move that file away to begin a new history, or name another folder with --data-dir"
             }
         };
@@ -92,9 +103,8 @@ pub(crate) fn runs_in(
     store: store::Store,
     workers: Workers,
     data: &DataDir,
-    stop: CancellationToken,
 ) -> Result<Runs, SetupError> {
     let python = Python::unpack(&data.path().join("cache"))?;
     let outputs = output::Outputs::new(folder.join("output"));
-    Ok(Runs::new(pipedef, python, store, outputs, workers, stop))
+    Ok(Runs::new(pipedef, python, store, outputs, workers))
 }

@@ -50,7 +50,8 @@ impl Outputs {
         std::fs::create_dir_all(path.parent().unwrap_or(Path::new(".")))?;
         let fresh = |path: &Path| OpenOptions::new().create(true).truncate(true).write(true).open(path);
         let (progress, follow) = watch::channel(Progress::default());
-        let writer = Writer { file: fresh(&path)?, index: fresh(&self.index_path(id))?, last: None, broken: None };
+        let writer =
+            Writer { file: fresh(&path)?, index: fresh(&self.index_path(id))?, last: None, broken: None };
         self.live.lock().expect("no panic under this lock").insert(id, follow);
         Ok(Output { id, all: self.clone(), writer: Mutex::new(writer), progress })
     }
@@ -91,7 +92,14 @@ enum Whose {
 
 impl Output {
     /// Stores what a step printed. `position` is where the worker's spool continues after it.
-    pub(crate) fn step_printed(&self, step: &StepId, stream: Stream, bytes: &[u8], position: u64, at_ms: u64) {
+    pub(crate) fn step_printed(
+        &self,
+        step: &StepId,
+        stream: Stream,
+        bytes: &[u8],
+        position: u64,
+        at_ms: u64,
+    ) {
         let whose = Whose::Step(step.clone(), stream);
         self.store(Some(whose), at_ms, bytes, || Mark::Output { step: step.clone(), stream, position });
     }
@@ -112,7 +120,7 @@ impl Output {
             return;
         }
         let offset = self.progress.borrow().size_bytes;
-        let mut write = || -> io::Result<()> {
+        let write = || -> io::Result<()> {
             writer.file.write_all(bytes)?;
             if whose.is_none() || writer.last != whose {
                 let mut line = serde_json::to_vec(&OutputMark { offset, at_ms, mark: mark() })?;
@@ -137,11 +145,9 @@ impl Output {
         let writer = self.writer.lock().expect("no panic under this lock");
         let synced = match &writer.broken {
             Some(why) => Err(why.clone()),
-            None => writer
-                .file
-                .sync_data()
-                .and_then(|()| writer.index.sync_data())
-                .map_err(|error| format!("cannot bring {} to the disk: {error}", self.all.path(self.id).display())),
+            None => writer.file.sync_data().and_then(|()| writer.index.sync_data()).map_err(|error| {
+                format!("cannot bring {} to the disk: {error}", self.all.path(self.id).display())
+            }),
         };
         self.finish();
         synced

@@ -212,9 +212,10 @@ impl Python {
             Order::Discover { pipedef } | Order::Task { pipedef, .. } => pipedef,
         };
         let mut runner = self.spawn(pipedef).map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => {
-                Problem::new("there is no python3 on this machine's PATH", "install it: apt-get install python3")
-            }
+            io::ErrorKind::NotFound => Problem::new(
+                "there is no python3 on this machine's PATH",
+                "install it: apt-get install python3",
+            ),
             _ => Problem::new(format!("python3 could not be started: {error}"), "does python3 run by hand?"),
         })?;
         runner.send(&order).await;
@@ -293,7 +294,8 @@ impl Runner {
             };
             let Some(line) = line else { return Heard::Gone };
             let said = line.map_err(|error| error.to_string());
-            return match said.and_then(|line| serde_json::from_str(&line).map_err(|error| error.to_string())) {
+            return match said.and_then(|line| serde_json::from_str(&line).map_err(|error| error.to_string()))
+            {
                 Ok(said) => Heard::Said(said),
                 Err(error) => {
                     tracing::warn!("a pipedef's Python said what is no message: {error}");
@@ -376,16 +378,17 @@ fn check_file(pipedef: &Path) -> Result<(), Problem> {
     };
     match std::fs::metadata(pipedef) {
         Ok(meta) if meta.is_file() => Ok(()),
-        Ok(meta) if meta.is_dir() => about(
-            format!("{} is a folder, not a pipedef", pipedef.display()),
-            "name the Python file in it",
-        ),
+        Ok(meta) if meta.is_dir() => {
+            about(format!("{} is a folder, not a pipedef", pipedef.display()), "name the Python file in it")
+        }
         Ok(_) => about(format!("{} is not a regular file", pipedef.display()), "name a Python file"),
         Err(error) if error.kind() == io::ErrorKind::NotFound => about(
             format!("there is no pipedef {}", pipedef.display()),
             "write one there; the README shows one of ten lines",
         ),
-        Err(error) => about(format!("{} cannot be read: {error}", pipedef.display()), "make it readable for this user"),
+        Err(error) => {
+            about(format!("{} cannot be read: {error}", pipedef.display()), "make it readable for this user")
+        }
     }
 }
 

@@ -63,7 +63,6 @@ struct All {
     /// Told when a run starts or ends.
     changes: watch::Sender<()>,
     turns: Semaphore,
-    stop: CancellationToken,
     driven: TaskTracker,
 }
 
@@ -88,7 +87,6 @@ impl Runs {
         store: Store,
         outputs: Outputs,
         workers: Workers,
-        stop: CancellationToken,
     ) -> Runs {
         let all = All {
             pipedef,
@@ -100,7 +98,6 @@ impl Runs {
             live: Mutex::default(),
             changes: watch::channel(()).0,
             turns: Semaphore::new(TASKS_AT_ONCE),
-            stop,
             driven: TaskTracker::new(),
         };
         Runs { all: Arc::new(all) }
@@ -114,18 +111,19 @@ impl Runs {
     /// Starts a run of the whole pipeline, or of some of its tasks.
     pub(crate) async fn start(&self, only: Option<Vec<TaskId>>) -> Result<RunNumber, RunsError> {
         let (pipeline, files) = self.discover().await?;
-        self.start_discovered(pipeline, files, only).await
+        let key = RunKey::from_random(crate::auth::random_u128());
+        self.start_discovered(key, pipeline, files, only).await
     }
 
     pub(crate) async fn start_discovered(
         &self,
+        key: RunKey,
         pipeline: Pipeline,
         files: BTreeMap<String, String>,
         only: Option<Vec<TaskId>>,
     ) -> Result<RunNumber, RunsError> {
         check_selection(&pipeline, only.as_deref())?;
         let all = &self.all;
-        let key = RunKey::from_random(crate::auth::random_u128());
         let (state_out, state_in) = tokio::sync::oneshot::channel();
         let first = {
             let key = key.clone();
@@ -244,33 +242,36 @@ impl Runs {
         self.all.changes.subscribe()
     }
 
-    /// Ends the runs that a crash has left: what became of their tasks is not known.
-    pub(crate) async fn end_abandoned(&self) -> Result<(), RunsError> {
-        for number in self.all.store.unended().await? {
-            let state = self.all.replay(number).await?;
-            let log = Log::new(self.all.store.clone(), state.clone(), self.all.changes.clone());
-            for task in state.tasks() {
-                let id = task.id.clone();
-                let fact = match (task.state, task.attempts.last()) {
-                    (TaskState::Running, Some(attempt)) => RunFact::TaskEnded {
-                        task: id,
-                        attempt: attempt.number,
-                        verdict: Verdict::Not(Reason::BossRestart),
-                        took_ms: now_ms().saturating_sub(attempt.started_at_ms),
-                        problem: Some(Problem::new(
-                            "the boss was stopped or crashed while this task ran",
-                            "run again what did not pass",
-                        )),
-                    },
-                    (TaskState::Pending, _) => RunFact::TaskSkipped { task: id, why: SkipReason::Cancelled },
-                    (TaskState::Running | TaskState::Ended(_) | TaskState::Skipped(_), _) => continue,
-                };
-                log.append(fact).await?;
-            }
-            let verdict = log.look(RunState::verdict_now).await;
-            log.append(RunFact::RunEnded { verdict }).await?;
-            tracing::warn!(run.id = number.0, "run {number} was not finished when the boss ended: {verdict:?}");
+    /// Runs that the store holds as running: after a start, those that a crash has left.
+    pub(crate) async fn unended(&self) -> Result<Vec<(RunNumber, RunKey)>, RunsError> {
+        Ok(self.all.store.unended().await?)
+    }
+
+    /// Ends a run whose process is gone, for this reason: what became of its tasks is not known.
+    pub(crate) async fn end_abandoned(&self, number: RunNumber, reason: Reason) -> Result<(), RunsError> {
+        let state = self.all.replay(number).await?;
+        let log = Log::new(self.all.store.clone(), state.clone(), self.all.changes.clone());
+        for task in state.tasks() {
+            let id = task.id.clone();
+            let fact = match (task.state, task.attempts.last()) {
+                (TaskState::Running, Some(attempt)) => RunFact::TaskEnded {
+                    task: id,
+                    attempt: attempt.number,
+                    verdict: Verdict::Not(reason),
+                    took_ms: now_ms().saturating_sub(attempt.started_at_ms),
+                    problem: Some(Problem::new(
+                        "the process that ran this task was stopped or crashed",
+                        "run it again",
+                    )),
+                },
+                (TaskState::Pending, _) => RunFact::TaskSkipped { task: id, why: SkipReason::Cancelled },
+                (TaskState::Running | TaskState::Ended(_) | TaskState::Skipped(_), _) => continue,
+            };
+            log.append(fact).await?;
         }
+        let verdict = log.look(RunState::verdict_now).await;
+        log.append(RunFact::RunEnded { verdict }).await?;
+        tracing::warn!(run.id = number.0, "run {number} was left unfinished by its process: {verdict:?}");
         Ok(())
     }
 
@@ -351,7 +352,10 @@ impl Run {
 
     async fn stages_before_passed(&self, place: usize) -> bool {
         let fine = |task: &common::TaskRun| {
-            matches!(task.state, TaskState::Ended(Verdict::Passed) | TaskState::Skipped(SkipReason::NotSelected))
+            matches!(
+                task.state,
+                TaskState::Ended(Verdict::Passed) | TaskState::Skipped(SkipReason::NotSelected)
+            )
         };
         self.log.look(|state| state.stages[..place].iter().flat_map(|stage| &stage.tasks).all(fine)).await
     }
@@ -403,7 +407,8 @@ impl Run {
     }
 
     async fn pending_and_cancelled(&self, task: &TaskId) -> bool {
-        let pending = |state: &RunState| state.task(task).is_some_and(|task| task.state == TaskState::Pending);
+        let pending =
+            |state: &RunState| state.task(task).is_some_and(|task| task.state == TaskState::Pending);
         self.log.look(|state| state.cancel_asked && pending(state)).await
     }
 

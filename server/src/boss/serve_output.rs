@@ -92,7 +92,9 @@ fn parse_range(range: &str, size: u64, follow: bool) -> Asked {
         (Some(first), _) if first >= size => Asked::Beyond,
         (Some(first), Some(last)) if last >= first => Asked::Part(first, size.min(last.saturating_add(1))),
         (Some(first), None) if last.trim().is_empty() => Asked::Part(first, size),
-        (None, Some(count)) if first.trim().is_empty() && count > 0 => Asked::Part(size.saturating_sub(count), size),
+        (None, Some(count)) if first.trim().is_empty() && count > 0 => {
+            Asked::Part(size.saturating_sub(count), size)
+        }
         _ => Asked::All,
     }
 }

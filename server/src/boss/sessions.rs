@@ -110,7 +110,8 @@ impl Sessions {
             .find_map(|pair| pair.trim().split_once('=').filter(|(key, _)| *key == name));
         let Some((_, value)) = cookie else { return Ok(false) };
         let now = now_ms();
-        let seen = self.shared.store.see_session(hash(value), now.saturating_sub(SESSION_LIVES_MS), now).await;
+        let seen =
+            self.shared.store.see_session(hash(value), now.saturating_sub(SESSION_LIVES_MS), now).await;
         seen.map_err(|error| Refusal::internal(&error.into()))
     }
 }

@@ -24,6 +24,8 @@ pub(crate) enum StoreError {
     Unusable { path: PathBuf, source: rusqlite::Error },
     #[error("the store failed: {0}")]
     Failed(#[from] rusqlite::Error),
+    #[error("the store holds what cannot be: {0}")]
+    Contradicts(String),
     #[error("the store holds what this bettertest cannot read: {0}")]
     Unreadable(#[from] serde_json::Error),
 }
@@ -68,7 +70,8 @@ impl Store {
     ) -> Result<T, StoreError> {
         let connection = self.connection.clone();
         let worked = tokio::task::spawn_blocking(move || {
-            let mut connection = connection.lock().expect("a store panicked before, and nothing is sure any more");
+            let mut connection =
+                connection.lock().expect("a store panicked before, and nothing is sure any more");
             work(&mut connection)
         });
         match worked.await {
@@ -96,7 +99,8 @@ impl Store {
                 insert_event(&transaction, number, event)?;
             }
             let summary = serde_json::to_string(&summary)?;
-            transaction.execute("UPDATE run SET summary = ?2 WHERE number = ?1", params![number.0, summary])?;
+            transaction
+                .execute("UPDATE run SET summary = ?2 WHERE number = ?1", params![number.0, summary])?;
             for (path, text) in &files {
                 let insert = "INSERT INTO pipedef_file (run, path, text) VALUES (?1, ?2, ?3)";
                 transaction.execute(insert, params![number.0, path, text])?;
@@ -156,12 +160,19 @@ impl Store {
     }
 
     /// Runs that have not ended, oldest first: after a start, those that a crash has left.
-    pub(crate) async fn unended(&self) -> Result<Vec<RunNumber>, StoreError> {
+    pub(crate) async fn unended(&self) -> Result<Vec<(RunNumber, RunKey)>, StoreError> {
         self.with(move |connection| {
-            let mut statement =
-                connection.prepare_cached("SELECT number FROM run WHERE state = 'running' ORDER BY number")?;
-            let rows = statement.query_map([], |row| Ok(RunNumber(row.get(0)?)))?;
-            Ok(rows.collect::<Result<_, _>>()?)
+            let mut statement = connection
+                .prepare_cached("SELECT number, key FROM run WHERE state = 'running' ORDER BY number")?;
+            let rows =
+                statement.query_map([], |row| Ok((RunNumber(row.get(0)?), row.get::<_, String>(1)?)))?;
+            let mut unended = Vec::new();
+            for row in rows {
+                let (number, key) = row?;
+                let key = RunKey::try_from(key).map_err(|bad| StoreError::Contradicts(bad.to_string()))?;
+                unended.push((number, key));
+            }
+            Ok(unended)
         })
         .await
     }
@@ -202,7 +213,11 @@ impl Store {
     }
 
     /// The summaries of runs that started or ended after the change `after`, each with its change's number.
-    pub(crate) async fn changed_after(&self, after: u64, limit: usize) -> Result<Vec<(u64, String)>, StoreError> {
+    pub(crate) async fn changed_after(
+        &self,
+        after: u64,
+        limit: usize,
+    ) -> Result<Vec<(u64, String)>, StoreError> {
         self.with(move |connection| {
             let select = "SELECT changed, summary FROM run WHERE changed > ?1 ORDER BY changed LIMIT ?2";
             let mut statement = connection.prepare_cached(select)?;
@@ -238,8 +253,9 @@ impl Store {
     ) -> Result<bool, StoreError> {
         self.with(move |connection| {
             let select = "SELECT last_seen_ms FROM session WHERE cookie_sha256 = ?1 AND last_seen_ms >= ?2";
-            let seen: Option<u64> =
-                connection.query_row(select, params![cookie_sha256, since_ms], |row| row.get(0)).optional()?;
+            let seen: Option<u64> = connection
+                .query_row(select, params![cookie_sha256, since_ms], |row| row.get(0))
+                .optional()?;
             // Written once an hour at most: a page asks often, and a write is a disk's flush.
             if seen.is_some_and(|seen| now_ms > seen + 3_600_000) {
                 let update = "UPDATE session SET last_seen_ms = ?2 WHERE cookie_sha256 = ?1";

@@ -49,14 +49,21 @@ pub(crate) async fn file(uri: Uri) -> Response {
         // Their names change with their content.
         Some(_) if path != INDEX && path.contains('-') => (path, "public, max-age=31536000, immutable"),
         Some(_) => (path, "no-cache"),
-        None if path.rsplit('/').next().is_some_and(|last| last.ends_with(".js") || last.ends_with(".wasm")) => {
+        None if path
+            .rsplit('/')
+            .next()
+            .is_some_and(|last| last.ends_with(".js") || last.ends_with(".wasm")) =>
+        {
             return no_such_route().into_response();
         }
         None => (INDEX, "no-cache"),
     };
     let Some(file) = Files::get(name) else { return no_such_route().into_response() };
     let headers = [
-        (header::CONTENT_TYPE, HeaderValue::from_str(file.metadata.mimetype()).expect("a MIME type is ASCII")),
+        (
+            header::CONTENT_TYPE,
+            HeaderValue::from_str(file.metadata.mimetype()).expect("a MIME type is ASCII"),
+        ),
         (header::CACHE_CONTROL, HeaderValue::from_static(cache)),
         (header::CONTENT_SECURITY_POLICY, POLICY.clone()),
         (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),

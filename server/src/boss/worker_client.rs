@@ -163,12 +163,17 @@ impl Followed {
                 });
                 return Ok(());
             }
-            Ok(answer) => NotNow { reason: Reason::EngineUnavailable, problem: self.not_served(answer).await? },
+            Ok(answer) => {
+                NotNow { reason: Reason::EngineUnavailable, problem: self.not_served(answer).await? }
+            }
             Err(error) => NotNow {
                 reason: Reason::WorkerUnreachable,
                 problem: Problem::new(
                     format!("the worker {} does not answer: {}", self.worker.base, root_of(&error)),
-                    format!("is it running there? start it with: bettertest --worker{}", listen_flag(&self.worker)),
+                    format!(
+                        "is it running there? start it with: bettertest --worker{}",
+                        listen_flag(&self.worker)
+                    ),
                 ),
             },
         };
@@ -184,11 +189,8 @@ impl Followed {
             hint: Some("is that address a bettertest worker?".to_owned()),
             ..Problem::default()
         });
-        let fault = |reason, problem: Problem| Trouble::Fault {
-            reason,
-            message: problem.error,
-            hint: problem.hint,
-        };
+        let fault =
+            |reason, problem: Problem| Trouble::Fault { reason, message: problem.error, hint: problem.hint };
         match status {
             StatusCode::SERVICE_UNAVAILABLE => Ok(problem),
             StatusCode::UNPROCESSABLE_ENTITY => Err(Trouble::Refused(problem)),
@@ -238,7 +240,9 @@ fn broken(worker: &WorkerAddress, what: &str) -> Trouble {
     Trouble::Fault {
         reason: Reason::WorkerBroken,
         message: format!("the worker {} sent {what}", worker.base),
-        hint: Some("do boss and worker have the same version? compare bettertest --version on both".to_owned()),
+        hint: Some(
+            "do boss and worker have the same version? compare bettertest --version on both".to_owned(),
+        ),
     }
 }
 

@@ -46,9 +46,14 @@ pub(super) struct Attempt {
 }
 
 /// Executes the next attempt of a task and records how it ended.
-pub(super) async fn attempt(run: Arc<Run>, task: TaskId, cancel: CancellationToken) -> Result<Verdict, LogError> {
+pub(super) async fn attempt(
+    run: Arc<Run>,
+    task: TaskId,
+    cancel: CancellationToken,
+) -> Result<Verdict, LogError> {
     let began = Instant::now();
-    let number = run.log.look(|state| state.task(&task).map_or(0, |task| task.attempts.len())).await as u32 + 1;
+    let number =
+        run.log.look(|state| state.task(&task).map_or(0, |task| task.attempts.len())).await as u32 + 1;
     run.log.append(RunFact::TaskStarted { task: task.clone(), attempt: number }).await?;
     let (verdict, problem) = match run.open_output(&task, number).await {
         Ok(output) => {
@@ -66,7 +71,9 @@ pub(super) async fn attempt(run: Arc<Run>, task: TaskId, cancel: CancellationTok
                 printed_bytes: 0,
             };
             let ended = attempt.execute().await?;
-            let stored = tokio::task::spawn_blocking(move || output.end()).await.unwrap_or_else(|panicked| Err(panicked.to_string()));
+            let stored = tokio::task::spawn_blocking(move || output.end())
+                .await
+                .unwrap_or_else(|panicked| Err(panicked.to_string()));
             match stored {
                 Ok(()) => ended,
                 Err(why) => lost_output(why),
@@ -81,7 +88,10 @@ pub(super) async fn attempt(run: Arc<Run>, task: TaskId, cancel: CancellationTok
 
 fn lost_output(why: String) -> (Verdict, Option<Problem>) {
     let hint = "free space on the disk of the data directory, then run it again";
-    (Verdict::Not(Reason::OutputLost), Some(Problem::new(format!("the output could not be stored: {why}"), hint)))
+    (
+        Verdict::Not(Reason::OutputLost),
+        Some(Problem::new(format!("the output could not be stored: {why}"), hint)),
+    )
 }
 
 impl Attempt {
@@ -230,13 +240,15 @@ impl Attempt {
         match last {
             Last::Cancelled => (Verdict::Not(Reason::CancelAsked), None),
             Last::OutOfTime => {
-                let error = format!("the task took longer than {}", common::duration(TASK_TIME.as_millis() as u64));
+                let error =
+                    format!("the task took longer than {}", common::duration(TASK_TIME.as_millis() as u64));
                 let hint = "split it into several tasks: they run at once";
                 (Verdict::Not(Reason::TaskTimeout), Some(Problem::new(error, hint)))
             }
             Last::Gone => {
                 let error = "the pipedef's Python ended without saying how the task ended";
-                let hint = "a task ends by returning or by an exception, not by sys.exit(), os._exit() or a signal";
+                let hint =
+                    "a task ends by returning or by an exception, not by sys.exit(), os._exit() or a signal";
                 (Verdict::Not(Reason::RunnerDied), Some(Problem::new(error, hint)))
             }
             Last::Raised { call, problem } => {

@@ -10,8 +10,8 @@ use tokio_util::sync::CancellationToken;
 use super::super::output::Output;
 use super::super::worker_client::Trouble;
 use super::super::workers::WorkerAddress;
-use super::log::{LogError, now_ms};
 use super::Run;
+use super::log::{LogError, now_ms};
 
 /// How the answer to a `run(...)` call came out.
 pub(super) enum StepDone {
@@ -56,9 +56,7 @@ impl Step {
                     other => other,
                 },
             },
-            Err(none) => {
-                Trouble::Fault { reason: none.reason, message: none.message, hint: Some(none.hint) }
-            }
+            Err(none) => Trouble::Fault { reason: none.reason, message: none.message, hint: Some(none.hint) },
         };
         let took_ms = asked_at.elapsed().as_millis() as u64;
         match trouble {
@@ -116,10 +114,12 @@ impl Step {
                     continue;
                 }
                 StepEvent::Dropped { bytes } => {
-                    self.output.mark(Mark::Dropped { step: self.id.clone(), bytes: *bytes, position: at }, now_ms());
+                    self.output
+                        .mark(Mark::Dropped { step: self.id.clone(), bytes: *bytes, position: at }, now_ms());
                 }
                 StepEvent::Gap { bytes } => {
-                    self.output.mark(Mark::Gap { step: self.id.clone(), bytes: *bytes, position: at }, now_ms());
+                    self.output
+                        .mark(Mark::Gap { step: self.id.clone(), bytes: *bytes, position: at }, now_ms());
                 }
                 StepEvent::Started { image_digest, .. } => {
                     if !self.run.set_pin(&self.worker, &self.spec.image, image_digest) {

@@ -1,0 +1,121 @@
+//! The command line: what can be asked of this binary, and its defaults.
+
+use clap::error::ErrorKind;
+use clap::{Args, Parser, Subcommand};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use crate::error::SetupError;
+
+/// Runs a project's tests in containers, in parallel, and shows the verdict live.
+///
+/// `bettertest run` runs the pipedef of this folder here in the terminal; `--boss` serves the page; `--worker`
+/// runs the steps that bosses send to it.
+#[derive(Debug, Parser)]
+#[command(name = "bettertest", version, args_conflicts_with_subcommands = true, max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+    #[command(flatten)]
+    pub(crate) serve: Serve,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Serve {
+    /// Run steps in containers (HTTP API, by default on 127.0.0.1:9009)
+    #[arg(long, conflicts_with = "boss")]
+    pub(crate) worker: bool,
+    /// Coordinate runs and serve the page (by default on 127.0.0.1:9001)
+    #[arg(long, requires = "pipedef")]
+    pub(crate) boss: bool,
+    /// The Python file that declares the stages and tasks
+    #[arg(long, value_name = "FILE", requires = "boss")]
+    pub(crate) pipedef: Option<PathBuf>,
+    /// Address and port to listen on
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub(crate) listen: Option<SocketAddr>,
+    /// An address by which the page is reached from elsewhere, such as http://ci.example.com:9001
+    #[arg(long, value_name = "URL", requires = "boss")]
+    pub(crate) public_url: Vec<String>,
+    /// Where data is kept [default: ~/.local/share/bettertest, of root /var/lib/bettertest]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// How many steps run at once [default: the number of cores]
+    #[arg(long, value_name = "N", requires = "worker", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) slots: Option<u16>,
+    /// What makes the containers: docker, or fake (scripted by the command text, for tests)
+    #[arg(long, value_name = "E", requires = "worker", default_value = "docker", value_parser = ["docker", "fake"])]
+    pub(crate) engine: String,
+    /// Where Docker listens, such as unix:///var/run/docker.sock or http://127.0.0.1:2375
+    #[arg(long, value_name = "URL", requires = "worker")]
+    pub(crate) docker_host: Option<String>,
+    /// The largest output_cap_bytes that a step may ask for
+    #[arg(long, value_name = "BYTES", requires = "worker")]
+    pub(crate) max_output_bytes: Option<u64>,
+    /// How much output of ended steps is kept in all
+    #[arg(long, value_name = "BYTES", requires = "worker")]
+    pub(crate) spool_bytes: Option<u64>,
+    /// A capability that containers get in addition to the six that they have, such as NET_RAW
+    #[arg(long, value_name = "CAP", requires = "worker")]
+    pub(crate) allow_cap: Vec<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run a pipedef here and now; exit code 0 passed, 1 not passed, 2 set-up wrong, 3 errored, 130 cancelled
+    Run(RunArgs),
+    /// Print a new login link of the boss on this machine
+    Open(OpenArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    /// A pipedef, or a folder that holds .bettertest/pipedef.py
+    #[arg(default_value = ".")]
+    pub(crate) path: PathBuf,
+    /// Print the run's events as JSON lines instead
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Only the tasks of this stage (may be given several times)
+    #[arg(long, value_name = "STAGE")]
+    pub(crate) stage: Vec<String>,
+    /// Only this task, as Stage.task or, where only one has that name, as task (may be given several times)
+    #[arg(long, value_name = "TASK")]
+    pub(crate) task: Vec<String>,
+    /// Send every step to this worker, whatever the pipedef says
+    #[arg(long, value_name = "URL")]
+    pub(crate) worker: Option<String>,
+    /// Where data is kept [default: ~/.local/share/bettertest, of root /var/lib/bettertest]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct OpenArgs {
+    /// The data directory of that boss
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+}
+
+/// What the arguments ask for; or the text to print and be done (help, version); or what is wrong with them.
+pub(crate) fn parse(
+    args: impl Iterator<Item = std::ffi::OsString>,
+) -> Result<Result<Cli, String>, SetupError> {
+    match Cli::try_parse_from(args) {
+        Ok(cli) => Ok(Ok(cli)),
+        Err(error) => match error.kind() {
+            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Ok(Err(error.to_string())),
+            _ => {
+                let text = error.to_string();
+                let (what, rest) = text.split_once("\n\n").unwrap_or((&text, ""));
+                // What is missing stands on lines of its own.
+                let what = what.strip_prefix("error: ").unwrap_or(what);
+                let what = what.lines().map(str::trim).collect::<Vec<_>>().join(" ");
+                let tip = rest.lines().find_map(|line| line.trim().strip_prefix("tip: "));
+                let hint =
+                    tip.map_or_else(|| "bettertest --help lists what there is".to_owned(), str::to_owned);
+                Err(SetupError::new(what, hint))
+            }
+        },
+    }
+}

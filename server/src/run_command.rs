@@ -1,0 +1,362 @@
+//! `bettertest run`: a boss, and where it is needed a worker, in one process for one run, told in the terminal.
+
+use common::{
+    Outcome, Phase, Pipeline, Problem, RunEvent, RunFact, RunNumber, RunState, Seq, TaskId, Verdict,
+};
+use futures_util::StreamExt as _;
+use sha2::{Digest as _, Sha256};
+use std::collections::BTreeSet;
+use std::io::IsTerminal as _;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::auth::Token;
+use crate::boss::{self, OutputId, Probe, Python, Runs, Told, WorkerAddress, WorkerClient, Workers};
+use crate::cli::RunArgs;
+use crate::data_dir::{DataDir, hold};
+use crate::error::SetupError;
+use crate::report::{Failure, Report, Style};
+use crate::worker::{self, PrivateWorker};
+use crate::{say, terminal};
+
+/// How much of a failing task's output is shown at once.
+const TAIL_LINES: usize = 20;
+const TAIL_BYTES: u64 = 64 * 1024;
+
+/// While something runs, its elapsed time is drawn anew so often.
+const REDRAW: Duration = Duration::from_millis(100);
+
+/// Runs a pipedef to its end; the exit code says how it ended.
+pub(crate) async fn run(args: RunArgs) -> Result<u8, SetupError> {
+    let pipedef = find_pipedef(&args.path)?;
+    let data = match &args.data_dir {
+        Some(path) => DataDir::open(path)?,
+        None => DataDir::open(&DataDir::default_path()?)?,
+    };
+    let python = Python::unpack(&data.path().join("cache"))?;
+    let (pipeline, files) = python.discover(&pipedef).await.map_err(|problem| not_discovered(&problem))?;
+    let only = select(&pipeline, &args.stage, &args.task)?;
+
+    let key = common::RunKey::from_random(crate::auth::random_u128());
+    let local = data.path().join("local").join(project_hash(&pipedef));
+    let folder = hold(&local.join("runs").join(key.as_str()))?;
+    let (workers, private) = find_workers(&args, &data, &files, &folder.path, key.as_str()).await?;
+    let workers_shown = match (&args.worker, &private) {
+        (Some(worker), _) => format!("  on {worker}"),
+        (None, Some(_)) | (None, None) => String::new(),
+    };
+
+    let store = boss::open_store(&local)?;
+    let runs = boss::runs_in(&local, pipedef.clone(), store, workers, &data)?;
+    end_abandoned(&runs, &local).await?;
+    let number = runs.start_discovered(key, pipeline, files, only).await.map_err(|error| {
+        SetupError::new(
+            format!("the run could not be started: {error}"),
+            "see the line above; is the disk full?",
+        )
+    })?;
+    let pipedef = pipedef.display().to_string();
+    let told = tell(&runs, number, args.json, &pipedef, &workers_shown).await;
+    runs.shut_down().await;
+    if let Some(private) = private {
+        private.shut_down().await;
+    }
+    // Only its lock is left in it; the history has the rest.
+    if let Err(error) = std::fs::remove_dir_all(&folder.path) {
+        tracing::warn!("{} could not be removed: {error}", folder.path.display());
+    }
+    told.map(exit_code)
+}
+
+fn exit_code(verdict: Verdict) -> u8 {
+    match verdict.outcome() {
+        Outcome::Passed => 0,
+        Outcome::Failed | Outcome::TimedOut => 1,
+        Outcome::Errored => 3,
+        Outcome::Cancelled => 130,
+    }
+}
+
+fn find_pipedef(path: &Path) -> Result<PathBuf, SetupError> {
+    let no = |what: String, hint: &str| Err(SetupError::new(what, hint));
+    let found = if path.is_dir() { path.join(".bettertest/pipedef.py") } else { path.to_owned() };
+    match found.canonicalize() {
+        Ok(found) => Ok(found),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound && path.is_dir() => no(
+            format!("there is no .bettertest/pipedef.py in {}", path.display()),
+            "write one (the README shows one of ten lines), or name a pipedef: bettertest run FILE",
+        ),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => no(
+            format!("there is no pipedef {}", path.display()),
+            "name a Python file, or a folder that holds .bettertest/pipedef.py",
+        ),
+        Err(error) => {
+            no(format!("{} cannot be used: {error}", path.display()), "make it readable for this user")
+        }
+    }
+}
+
+fn not_discovered(problem: &Problem) -> SetupError {
+    let place = match (&problem.file, problem.line) {
+        (Some(file), Some(line)) => format!("{file}:{line}: "),
+        (Some(file), None) if !problem.error.contains(file.as_str()) => format!("{file}: "),
+        (Some(_) | None, _) => String::new(),
+    };
+    if let Some(traceback) = &problem.traceback {
+        say::err(&terminal::tail(traceback.as_bytes(), 40, false).join("\n"));
+        say::err("\n");
+    }
+    SetupError::new(format!("{place}{}", problem.error), problem.hint.clone().unwrap_or_default())
+}
+
+/// The tasks that `--stage` and `--task` name; None for all.
+fn select(
+    pipeline: &Pipeline,
+    stages: &[String],
+    tasks: &[String],
+) -> Result<Option<Vec<TaskId>>, SetupError> {
+    if stages.is_empty() && tasks.is_empty() {
+        return Ok(None);
+    }
+    let all: Vec<TaskId> = pipeline.tasks().collect();
+    let names = |names: Vec<String>| format!("there are: {}", names.join(", "));
+    let mut wanted = BTreeSet::new();
+    for stage in stages {
+        let before = wanted.len();
+        wanted.extend(all.iter().filter(|task| task.stage == *stage).cloned());
+        if wanted.len() == before && !all.iter().any(|task| task.stage == *stage) {
+            let known = pipeline.stages.iter().map(|stage| stage.name.clone()).collect();
+            return Err(SetupError::new(format!("there is no stage {stage}"), names(known)));
+        }
+    }
+    for name in tasks {
+        let bare = name.strip_prefix("task_").unwrap_or(name);
+        let fits = |task: &&TaskId| task.to_string() == *name || task.task == bare;
+        let found: Vec<&TaskId> = all.iter().filter(fits).collect();
+        match found.as_slice() {
+            [one] => drop(wanted.insert((*one).clone())),
+            [] => {
+                let known = all.iter().take(8).map(TaskId::to_string).collect();
+                return Err(SetupError::new(format!("there is no task {name}"), names(known)));
+            }
+            several => {
+                let meant = several.iter().map(|task| task.to_string()).collect();
+                return Err(SetupError::new(format!("several tasks are called {name}"), names(meant)));
+            }
+        }
+    }
+    Ok(Some(all.into_iter().filter(|task| wanted.contains(task)).collect()))
+}
+
+/// Names a project's history: by the path of the folder that it is.
+fn project_hash(pipedef: &Path) -> String {
+    let digest = Sha256::digest(boss::project_of(pipedef).as_os_str().as_encoded_bytes());
+    digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Finds out who serves the addresses that stand in the pipedef: a worker of this machine that takes our token,
+/// or, where nothing listens, a private worker. What is wrong there is said before there is a run.
+async fn find_workers(
+    args: &RunArgs,
+    data: &DataDir,
+    files: &std::collections::BTreeMap<String, String>,
+    folder: &Path,
+    instance: &str,
+) -> Result<(Workers, Option<PrivateWorker>), SetupError> {
+    let token = local_token(args, data)?;
+    let mut workers = Workers::new(Some(&token), data.path())?;
+    let client = WorkerClient::new();
+    if let Some(address) = &args.worker {
+        workers.use_everywhere(address);
+        let worker = workers.resolve(address).map_err(|none| SetupError::new(none.message, none.hint))?;
+        return match client.probe(&worker).await {
+            Probe::Ours => Ok((workers, None)),
+            Probe::OtherToken => Err(other_token(&worker.base, &workers)),
+            Probe::Nothing | Probe::Other => Err(SetupError::new(
+                format!("no worker answers at {}", worker.base),
+                "start one there with: bettertest --worker",
+            )),
+        };
+    }
+    let mut private: Option<PrivateWorker> = None;
+    for address in loopback_addresses(files) {
+        let worker = WorkerAddress { base: address.clone(), token: token.as_str().to_owned() };
+        match client.probe(&worker).await {
+            Probe::Ours => {}
+            Probe::OtherToken => return Err(other_token(&address, &workers)),
+            Probe::Other => {
+                return Err(SetupError::new(
+                    format!("what listens at {address} is no bettertest worker"),
+                    "stop it, or change the worker's address in the pipedef",
+                ));
+            }
+            Probe::Nothing => {
+                if private.is_none() {
+                    private = Some(worker::serve_privately(folder, instance, &token).await?);
+                }
+                if let Some(private) = &private {
+                    let worker = WorkerAddress { base: private.base(), token: token.as_str().to_owned() };
+                    workers.use_instead(&address, worker);
+                }
+            }
+        }
+    }
+    Ok((workers, private))
+}
+
+fn other_token(address: &str, workers: &Workers) -> SetupError {
+    SetupError::new(format!("the worker {address} does not take our token"), workers.token_hint(address))
+}
+
+/// The token of `--data-dir`; where none is given home's, else the one that a worker of root shares.
+fn local_token(args: &RunArgs, data: &DataDir) -> Result<Token, SetupError> {
+    let shared = Path::new("/var/lib/bettertest/token");
+    match args.data_dir {
+        None if !data.path().join("token").exists() => match Token::read(shared) {
+            Some(token) => Ok(token),
+            None => Token::of(data),
+        },
+        None | Some(_) => Token::of(data),
+    }
+}
+
+/// The worker addresses of this machine that stand in the pipedef's texts.
+fn loopback_addresses(files: &std::collections::BTreeMap<String, String>) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for text in files.values() {
+        for (at, _) in text.match_indices("http://") {
+            let rest = &text[at..];
+            let end =
+                rest.find(|c: char| c.is_whitespace() || "\"'`\\,;)}>".contains(c)).unwrap_or(rest.len());
+            let address = rest[..end].trim_end_matches('/');
+            if reqwest::Url::parse(address).is_ok_and(|url| boss::is_loopback(&url)) {
+                found.insert(address.to_owned());
+            }
+        }
+    }
+    found
+}
+
+/// Runs of this project that a crash has left behind: whose lock nobody holds any more.
+async fn end_abandoned(runs: &Runs, local: &Path) -> Result<(), SetupError> {
+    let failed = |error: boss::RunsError| {
+        SetupError::new(format!("the history of this project cannot be read: {error}"), "see the log")
+    };
+    for (number, key) in runs.unended().await.map_err(failed)? {
+        let folder = local.join("runs").join(key.as_str());
+        if let Ok(held) = hold(&folder) {
+            worker::sweep_instance(key.as_str()).await?;
+            runs.end_abandoned(number, common::Reason::RunnerDied).await.map_err(failed)?;
+            std::fs::remove_dir_all(&held.path)
+                .map_err(|error| crate::data_dir::unusable(&held.path, &error))?;
+        }
+    }
+    Ok(())
+}
+
+/// Follows the run to its end, and tells of it.
+async fn tell(
+    runs: &Runs,
+    number: RunNumber,
+    json: bool,
+    pipedef: &str,
+    workers: &str,
+) -> Result<Verdict, SetupError> {
+    let live = std::io::stdout().is_terminal() && !json;
+    let mut report = Report::new(if live { Style::Live } else { Style::Plain });
+    let mut run = RunState::default();
+    let mut events = Box::pin(boss::run_events(runs.clone(), number, Seq(0)));
+    let interrupted = crate::signals::interrupted()?;
+    tokio::pin!(interrupted);
+    let mut asked_to_stop = false;
+    let unreadable =
+        |error: String| SetupError::new(format!("the run's log cannot be read: {error}"), "see the log");
+    loop {
+        let event = tokio::select! {
+            told = events.next() => match told {
+                Some(Told::Event(_, event)) => event,
+                Some(Told::AtRest) => break,
+                None => return Err(unreadable("it broke off".to_owned())),
+            },
+            () = &mut interrupted, if !asked_to_stop => {
+                asked_to_stop = true;
+                runs.cancel(number).await.map_err(|error| unreadable(error.to_string()))?;
+                continue;
+            }
+            () = tokio::time::sleep(REDRAW), if live => {
+                say::out(&(report.clear() + &report.draw(&run, size())));
+                continue;
+            }
+        };
+        if json {
+            say::out(&format!("{event}\n"));
+        }
+        let event: RunEvent = serde_json::from_str(&event).map_err(|error| unreadable(error.to_string()))?;
+        run.apply(&event).map_err(|error| unreadable(error.to_string()))?;
+        let failure = failed_attempt(runs, &run, &event.fact, live);
+        if json {
+            if let Some((task, attempt, tail, path)) = failure {
+                say::out(&json_tail(task, attempt, &tail, &path));
+            }
+            continue;
+        }
+        if matches!(event.fact, RunFact::RunStarted { .. }) {
+            say::out(&report.opening(&run, pipedef, workers));
+        }
+        let failure = failure.map(|(task, _, tail, path)| Failure {
+            task: run.task(task).expect("the state has just taken its end in"),
+            tail,
+            output: path.display().to_string(),
+        });
+        let lines = report.clear() + &report.tell(&run, &event.fact, failure);
+        say::out(&(lines + &report.draw(&run, size())));
+    }
+    if !json {
+        say::out(&(report.clear() + &report.closing(&run)));
+    }
+    match run.phase {
+        Phase::Ended(verdict) => Ok(verdict),
+        Phase::Running | Phase::Unborn => Err(unreadable("the run broke off without an end".to_owned())),
+    }
+}
+
+/// The end of the output of an attempt that has just ended badly.
+fn failed_attempt<'a>(
+    runs: &Runs,
+    run: &RunState,
+    fact: &'a RunFact,
+    colours: bool,
+) -> Option<(&'a TaskId, u32, Vec<String>, PathBuf)> {
+    let RunFact::TaskEnded { task, attempt, verdict, .. } = fact else { return None };
+    if matches!(verdict.outcome(), Outcome::Passed | Outcome::Cancelled) {
+        return None;
+    }
+    let place = run.tasks().position(|known| known.id == *task)?;
+    let path = runs.outputs().path(OutputId { run: run.number, task: place, attempt: *attempt });
+    let tail = match end_of(&path) {
+        Ok(bytes) => terminal::tail(&bytes, TAIL_LINES, colours),
+        Err(error) => vec![format!("(its output cannot be read: {error})")],
+    };
+    Some((task, *attempt, tail, path))
+}
+
+fn end_of(path: &Path) -> std::io::Result<Vec<u8>> {
+    let file = std::fs::File::open(path)?;
+    let size = file.metadata()?.len();
+    let mut bytes = vec![0; size.min(TAIL_BYTES) as usize];
+    file.read_exact_at(&mut bytes, size.saturating_sub(TAIL_BYTES))?;
+    Ok(bytes)
+}
+
+/// Not an event of the log: what a reader of `--json` needs to see of a failing task's output.
+fn json_tail(task: &TaskId, attempt: u32, tail: &[String], path: &Path) -> String {
+    let line = serde_json::json!({
+        "event": "output_tail", "task": task, "attempt": attempt, "lines": tail, "output": path.display().to_string(),
+    });
+    format!("{line}\n")
+}
+
+fn size() -> (u16, u16) {
+    crossterm::terminal::size().unwrap_or((80, 24))
+}

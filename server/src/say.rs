@@ -1,0 +1,26 @@
+//! The one place where this program prints: what its commands say is their interface.
+
+use std::io::{self, Write as _};
+
+use crate::error::SetupError;
+
+/// Prints to standard output. A reader that has gone is not an error: `bettertest run | head` is fine.
+pub(crate) fn out(text: &str) {
+    let mut stdout = io::stdout().lock();
+    if let Err(error) = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        tracing::debug!("standard output is closed: {error}");
+    }
+}
+
+/// Prints to standard error, where a refusal and what accompanies a long wait belong.
+pub(crate) fn err(text: &str) {
+    let mut stderr = io::stderr().lock();
+    if let Err(error) = stderr.write_all(text.as_bytes()) {
+        tracing::debug!("standard error is closed: {error}");
+    }
+}
+
+/// The two lines of every refusal.
+pub(crate) fn refusal(error: &SetupError) {
+    err(&format!("error: {}\nhint: {}\n", error.error, error.hint));
+}

@@ -1,0 +1,111 @@
+//! Untrusted output in a terminal: text and colours pass, nothing else that a terminal would obey.
+
+use vte::{Params, Parser, Perform};
+
+/// The last `lines` lines of some output, made safe. Progress bars show their last state. Colours are kept only
+/// where `colours` says so, and do not leak beyond their line.
+pub(crate) fn tail(bytes: &[u8], lines: usize, colours: bool) -> Vec<String> {
+    let mut screen = Screen { colours, ..Screen::default() };
+    Parser::new().advance(&mut screen, bytes);
+    if !screen.line.is_empty() {
+        screen.end_line();
+    }
+    while screen.lines.last().is_some_and(|line| line.trim().is_empty()) {
+        screen.lines.pop();
+    }
+    let from = screen.lines.len().saturating_sub(lines);
+    screen.lines.split_off(from)
+}
+
+#[derive(Default)]
+struct Screen {
+    colours: bool,
+    lines: Vec<String>,
+    line: String,
+    /// A carriage return came: the next character begins the line anew.
+    returned: bool,
+    coloured: bool,
+}
+
+/// A line longer than this is cut: nobody reads on, and a terminal has to wrap it.
+const LONGEST_LINE: usize = 2000;
+
+impl Screen {
+    fn end_line(&mut self) {
+        let mut line = std::mem::take(&mut self.line);
+        if std::mem::take(&mut self.coloured) {
+            line.push_str("\x1b[0m");
+        }
+        self.returned = false;
+        self.lines.push(line);
+    }
+}
+
+impl Perform for Screen {
+    fn print(&mut self, c: char) {
+        if std::mem::take(&mut self.returned) {
+            self.line.clear();
+            self.coloured = false;
+        }
+        // Characters that turn the direction of text around could make one line read like another.
+        let turns = matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        if self.line.len() < LONGEST_LINE && !turns && !c.is_control() {
+            self.line.push(c);
+        }
+    }
+
+    fn execute(&mut self, byte: u8) {
+        match byte {
+            b'\n' => self.end_line(),
+            b'\r' => self.returned = true,
+            b'\t' => self.print(' '),
+            _ => {}
+        }
+    }
+
+    fn csi_dispatch(&mut self, params: &Params, intermediates: &[u8], _ignore: bool, action: char) {
+        if action != 'm' || !intermediates.is_empty() || !self.colours || self.line.len() >= LONGEST_LINE {
+            return;
+        }
+        let text: Vec<String> = (params.iter())
+            .map(|param| param.iter().map(u16::to_string).collect::<Vec<_>>().join(":"))
+            .collect();
+        self.line.push_str(&format!("\x1b[{}m", text.join(";")));
+        self.coloured = true;
+    }
+}
+
+/// Cuts a plain line to the width of the terminal.
+pub(crate) fn fit(line: &str, width: usize) -> String {
+    if line.chars().count() <= width {
+        return line.to_owned();
+    }
+    let mut cut: String = line.chars().take(width.saturating_sub(1)).collect();
+    cut.push('…');
+    cut
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn colours_pass_and_nothing_else() {
+        let hostile = b"\x1b]0;title\x07\x1b[2J\x1b[31mred\x1b[0m\x1b]52;c;AAAA\x1b\\ \xe2\x80\xaeend\nbar 1%\rbar 99%\n\n";
+        assert_eq!(tail(hostile, 9, true), ["\x1b[31mred\x1b[0m end\x1b[0m", "bar 99%"]);
+        assert_eq!(tail(hostile, 9, false), ["red end", "bar 99%"]);
+        assert_eq!(tail(hostile, 1, false), ["bar 99%"]);
+        assert_eq!(tail(b"no newline", 3, false), ["no newline"]);
+        assert_eq!(fit("abcdef", 4), "abc…");
+    }
+
+    proptest! {
+        #[test]
+        fn no_byte_gets_through_that_a_terminal_obeys(noise in prop::collection::vec(any::<u8>(), 0..400)) {
+            for line in tail(&noise, 1000, false) {
+                prop_assert!(!line.chars().any(char::is_control), "{:?}", line);
+            }
+        }
+    }
+}
