@@ -249,30 +249,7 @@ impl Runs {
 
     /// Ends a run whose process is gone, for this reason: what became of its tasks is not known.
     pub(crate) async fn end_abandoned(&self, number: RunNumber, reason: Reason) -> Result<(), RunsError> {
-        let state = self.all.replay(number).await?;
-        let log = Log::new(self.all.store.clone(), state.clone(), self.all.changes.clone());
-        for task in state.tasks() {
-            let id = task.id.clone();
-            let fact = match (task.state, task.attempts.last()) {
-                (TaskState::Running, Some(attempt)) => RunFact::TaskEnded {
-                    task: id,
-                    attempt: attempt.number,
-                    verdict: Verdict::Not(reason),
-                    took_ms: now_ms().saturating_sub(attempt.started_at_ms),
-                    problem: Some(Problem::new(
-                        "the process that ran this task was stopped or crashed",
-                        "run it again",
-                    )),
-                },
-                (TaskState::Pending, _) => RunFact::TaskSkipped { task: id, why: SkipReason::Cancelled },
-                (TaskState::Running | TaskState::Ended(_) | TaskState::Skipped(_), _) => continue,
-            };
-            log.append(fact).await?;
-        }
-        let verdict = log.look(RunState::verdict_now).await;
-        log.append(RunFact::RunEnded { verdict }).await?;
-        tracing::warn!(run.id = number.0, "run {number} was left unfinished by its process: {verdict:?}");
-        Ok(())
+        self.all.end_abandoned(number, reason).await
     }
 
     /// Cancels every run and waits for their ends.
@@ -319,11 +296,48 @@ impl All {
         self.live.lock().expect("no panic under this lock").insert(number, run.clone());
         let all = self.clone();
         self.driven.spawn(async move {
-            if let Err(error) = run.drive().await {
-                tracing::error!(run.id = number.0, "run {number} cannot go on: {error}");
-            }
+            let driven = tokio::spawn(async move { run.drive().await }).await;
+            let broken = match driven {
+                Ok(Ok(())) => None,
+                Ok(Err(error)) => Some(error.to_string()),
+                Err(panicked) => Some(panicked.to_string()),
+            };
             all.live.lock().expect("no panic under this lock").remove(&number);
+            if let Some(error) = broken {
+                tracing::error!(run.id = number.0, "run {number} cannot go on: {error}");
+                // Where not even this can be written, the next start does it.
+                if let Err(error) = all.end_abandoned(number, Reason::Internal).await {
+                    tracing::error!(run.id = number.0, "run {number} cannot be ended: {error}");
+                }
+            }
         });
+    }
+
+    async fn end_abandoned(&self, number: RunNumber, reason: Reason) -> Result<(), RunsError> {
+        let state = self.replay(number).await?;
+        let log = Log::new(self.store.clone(), state.clone(), self.changes.clone());
+        for task in state.tasks() {
+            let id = task.id.clone();
+            let fact = match (task.state, task.attempts.last()) {
+                (TaskState::Running, Some(attempt)) => RunFact::TaskEnded {
+                    task: id,
+                    attempt: attempt.number,
+                    verdict: Verdict::Not(reason),
+                    took_ms: now_ms().saturating_sub(attempt.started_at_ms),
+                    problem: Some(Problem::new(
+                        "the process that ran this task was stopped or crashed",
+                        "run it again",
+                    )),
+                },
+                (TaskState::Pending, _) => RunFact::TaskSkipped { task: id, why: SkipReason::Cancelled },
+                (TaskState::Running | TaskState::Ended(_) | TaskState::Skipped(_), _) => continue,
+            };
+            log.append(fact).await?;
+        }
+        let verdict = log.look(RunState::verdict_now).await;
+        log.append(RunFact::RunEnded { verdict }).await?;
+        tracing::warn!(run.id = number.0, "run {number} was left unfinished by its process: {verdict:?}");
+        Ok(())
     }
 }
 
