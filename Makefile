@@ -1,0 +1,28 @@
+# make         the binary, target/release/bettertest, with the page in it
+# make demo    a real project's tests in containers, followed here and on the page
+# make test    every check and every test, in a real Docker daemon and a real browser
+#
+# Each sets up what is missing on this machine first and says so; setup/ holds the steps, .tools/ what they made.
+SHELL := /bin/bash
+.DEFAULT_GOAL := build
+.PHONY: build page demo test clean
+
+page:
+	@setup/web.sh
+	@setup/page.sh
+
+build: page
+	@echo "building target/release/bettertest"
+	@cargo build -p bettertest --release
+
+demo: build
+	@setup/docker.sh
+	@demo/image.sh
+	@python3 demo/demo.py
+
+test:
+	@./check.sh
+
+# What was built and made here, set-up included. Installed packages and docker images stay.
+clean:
+	rm -rf .tools target frontend/dist

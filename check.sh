@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# Every check and every test; `make test` and CI run this. The first that does not pass ends it.
+# Each phase's minutes are shown as the next begins, and all of them stand in .tools/phases.
+. "$(dirname "$0")/setup/lib.sh"
+
+: >.tools/phases
+phase() {
+  local name=$1 began
+  shift
+  began=$(date +%s%N)
+  printf '\n== %s\n' "$name"
+  "$@"
+  awk -v ms=$((($(date +%s%N) - began) / 1000000)) -v name="$name" \
+    'BEGIN { printf "%6.2f min  %s\n", ms / 60000, name }' | tee -a .tools/phases
+}
+
+machine() { for what in web docker browser python test-image; do setup/$what.sh; done; }
+build() { make --no-print-directory build; }
+
+# A component that this machine's Rust came without is left to the machines that have it.
+format() {
+  if cargo fmt --version >/dev/null 2>&1; then cargo fmt --all --check
+  else echo "skipped: no rustfmt here (rustup component add rustfmt)"; fi
+}
+clippy() {
+  if cargo clippy --version >/dev/null 2>&1; then cargo clippy --release --workspace --all-targets -- -D warnings
+  else echo "skipped: no clippy here (rustup component add clippy)"; fi
+}
+python() {
+  .tools/venv/bin/python -m mypy --strict bettertest demo/*.py
+  .tools/venv/bin/python -m pytest -q bettertest
+}
+
+phase "what the machine needs" machine
+phase "format" format
+phase "page and binary" build
+phase "python: types and tests" python
+phase "clippy" clippy
+phase "rust tests: compile" cargo test --release --workspace --no-run
+phase "rust tests" cargo test --release --workspace
