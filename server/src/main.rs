@@ -13,6 +13,8 @@ mod run_command;
 mod say;
 mod signals;
 mod terminal;
+#[cfg(test)]
+mod tests;
 mod worker;
 
 use std::net::{Ipv4Addr, SocketAddr};

@@ -28,6 +28,12 @@ pub(crate) use runs::{Runs, RunsError};
 pub(crate) use worker_client::{Probe, WorkerClient};
 pub(crate) use workers::{WorkerAddress, Workers, is_loopback};
 
+#[cfg(test)]
+pub(crate) use {
+    pipedef::{Answer, Order, Say},
+    store::{Store, StoreError},
+};
+
 pub(crate) struct Options {
     pub(crate) pipedef: PathBuf,
     pub(crate) listen: SocketAddr,

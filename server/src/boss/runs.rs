@@ -1,7 +1,8 @@
-//! A run's life: discover, start, stages in order, tasks at once, cancel, the verdict. Only here, and in the
-//! files below, is anything appended to a run's log. Does not know that HTTP is served.
+//! All runs: discover, start, re-run, cancel, look. Only here, and in the files below, is anything appended to a
+//! run's log. Does not know that HTTP is served.
 
 mod attempt;
+mod drive;
 mod log;
 mod step;
 
@@ -338,105 +339,6 @@ impl All {
         log.append(RunFact::RunEnded { verdict }).await?;
         tracing::warn!(run.id = number.0, "run {number} was left unfinished by its process: {verdict:?}");
         Ok(())
-    }
-}
-
-impl Run {
-    async fn drive(self: &Arc<Run>) -> Result<(), LogError> {
-        let stages = self.log.look(|state| {
-            let stage = |stage: &common::StageRun| {
-                let pending = stage.tasks.iter().filter(|task| task.state == TaskState::Pending);
-                (stage.always, pending.map(|task| task.id.clone()).collect::<Vec<_>>())
-            };
-            state.stages.iter().map(stage).collect::<Vec<_>>()
-        });
-        for (place, (always, pending)) in stages.await.into_iter().enumerate() {
-            if self.cancel.is_cancelled() {
-                self.skip(pending, SkipReason::Cancelled).await?;
-            } else if !always && !self.stages_before_passed(place).await {
-                self.skip(pending, SkipReason::EarlierStage).await?;
-            } else {
-                self.stage(pending).await?;
-            }
-        }
-        let verdict = self.log.look(RunState::verdict_now).await;
-        self.log.append(RunFact::RunEnded { verdict }).await?;
-        Ok(())
-    }
-
-    async fn stages_before_passed(&self, place: usize) -> bool {
-        let fine = |task: &common::TaskRun| {
-            matches!(
-                task.state,
-                TaskState::Ended(Verdict::Passed) | TaskState::Skipped(SkipReason::NotSelected)
-            )
-        };
-        self.log.look(|state| state.stages[..place].iter().flat_map(|stage| &stage.tasks).all(fine)).await
-    }
-
-    async fn skip(&self, tasks: Vec<TaskId>, why: SkipReason) -> Result<(), LogError> {
-        for task in tasks {
-            self.log.append(RunFact::TaskSkipped { task, why }).await?;
-        }
-        Ok(())
-    }
-
-    /// The tasks of a stage, all at once, as far as there are turns.
-    async fn stage(self: &Arc<Run>, tasks: Vec<TaskId>) -> Result<(), LogError> {
-        let mut attempts = JoinSet::new();
-        for task in tasks {
-            let run = self.clone();
-            attempts.spawn(async move {
-                let turn = tokio::select! {
-                    turn = run.all.turns.acquire() => turn.expect("never closed"),
-                    () = run.cancel.cancelled() => return run.skip(vec![task], SkipReason::Cancelled).await,
-                };
-                // Chosen at random where both were ready.
-                if run.cancel.is_cancelled() {
-                    return run.skip(vec![task], SkipReason::Cancelled).await;
-                }
-                let cancel = run.cancel.child_token();
-                let ended = attempt::attempt(run.clone(), task.clone(), cancel).await;
-                drop(turn);
-                match ended {
-                    Ok(_) => Ok(()),
-                    // A cancel came between the look at it and the start: the log is the judge.
-                    Err(LogError::Illegal(_)) if run.pending_and_cancelled(&task).await => {
-                        run.skip(vec![task], SkipReason::Cancelled).await
-                    }
-                    Err(error) => Err(error),
-                }
-            });
-        }
-        let mut first_error = Ok(());
-        while let Some(joined) = attempts.join_next().await {
-            let ended = joined.unwrap_or_else(|panicked| std::panic::resume_unwind(panicked.into_panic()));
-            if ended.is_err() && first_error.is_ok() {
-                // The log cannot be written: nothing that still runs can be recorded, so it is ended.
-                self.cancel.cancel();
-                first_error = ended;
-            }
-        }
-        first_error
-    }
-
-    async fn pending_and_cancelled(&self, task: &TaskId) -> bool {
-        let pending =
-            |state: &RunState| state.task(task).is_some_and(|task| task.state == TaskState::Pending);
-        self.log.look(|state| state.cancel_asked && pending(state)).await
-    }
-
-    /// The image that a name meant first in this run, on this worker.
-    fn pin(&self, worker: &str, image: &str) -> Option<String> {
-        let pins = self.pins.lock().expect("no panic under this lock");
-        pins.get(&(worker.to_owned(), image.to_owned())).cloned()
-    }
-
-    /// Records what a name meant. False where it meant something else before.
-    fn set_pin(&self, worker: &str, image: &str, digest: &str) -> bool {
-        let mut pins = self.pins.lock().expect("no panic under this lock");
-        let first = pins.entry((worker.to_owned(), image.to_owned())).or_insert_with(|| digest.to_owned());
-        first == digest
     }
 }
 

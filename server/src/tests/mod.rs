@@ -1,0 +1,4 @@
+//! Whole-system stories, and what concerns more than one module.
+
+mod descriptor;
+mod store;
