@@ -1,10 +1,18 @@
-use yew::prelude::*;
+//! The page of bettertest's boss. Elm's architecture: `update` and `view` are pure, `effects` knows the browser.
 
-#[component]
-fn App() -> Html {
-    html! { <main><h1>{ "bettertest" }</h1></main> }
-}
+mod ansi;
+mod app;
+mod effects;
+mod keys;
+mod log;
+mod model;
+mod route;
+mod update;
+mod view;
+
+#[cfg(test)]
+mod tests;
 
 fn main() {
-    yew::Renderer::<App>::new().render();
+    effects::mount();
 }

@@ -1,0 +1,171 @@
+//! Questions to the boss, and their answers. What is refused arrives as a `Problem`, with what to do.
+
+use serde::de::DeserializeOwned;
+use std::rc::Rc;
+use wasm_bindgen::{JsCast, JsValue};
+use wasm_bindgen_futures::{JsFuture, spawn_local};
+use web_sys::{Headers, Request, RequestInit, Response};
+
+use common::{OutputMark, Problem, RunCreated};
+
+use super::inbox::Inbox;
+use super::page;
+use crate::model::OutputOf;
+use crate::route::encode;
+use crate::update::{Effect, Msg};
+
+/// Why there is no answer.
+pub(super) enum Refusal {
+    /// The boss does not know us.
+    LoggedOut(Problem),
+    Other(Problem),
+}
+
+pub(super) fn perform(inbox: &Rc<Inbox>, effect: Effect) {
+    let inbox = inbox.clone();
+    spawn_local(async move {
+        let msg = match answer_to(effect).await {
+            Ok(msg) => msg,
+            Err(problem) => Some(Msg::LoggedOut(problem)),
+        };
+        if let Some(msg) = msg {
+            inbox.send(msg);
+        }
+    });
+}
+
+async fn answer_to(effect: Effect) -> Result<Option<Msg>, Problem> {
+    Ok(Some(match effect {
+        Effect::LogIn(code) => {
+            let body = serde_json::json!({ "code": code }).to_string();
+            match done(text("/api/login", Some(&body)).await)? {
+                Ok(()) => Msg::LoggedIn,
+                Err(problem) => Msg::LoggedOut(problem),
+            }
+        }
+        Effect::FetchPipeline => Msg::GotPipeline(read(text("/api/pipeline", None).await)?),
+        Effect::FetchRuns { before } => {
+            let query = before.map(|run| format!("?before={run}")).unwrap_or_default();
+            Msg::GotRuns { before, answer: read(text(&format!("/api/runs{query}"), None).await)? }
+        }
+        Effect::StartRun => {
+            let created = read::<RunCreated>(text("/api/runs", Some("{}")).await)?;
+            Msg::RunStarted(created.map(|created| created.run))
+        }
+        Effect::Cancel(run) => {
+            Msg::Answered(done(text(&format!("/api/runs/{run}/cancel"), Some("{}")).await)?)
+        }
+        Effect::Rerun(run) => Msg::Answered(done(text(&format!("/api/runs/{run}/rerun"), Some("{}")).await)?),
+        Effect::Probe(run) => match done_or_absent(&format!("/api/runs/{run}")).await? {
+            Some(problem) => Msg::Probed(Err(problem)),
+            None => Msg::Probed(Ok(())),
+        },
+        Effect::FetchMarks(of) => {
+            let index = text(&format!("{}/index", output_url(&of)), None).await;
+            // Without it the output is still whole, and the steps still say what was left out.
+            let Ok(lines) = index else { return Ok(None) };
+            let marks = lines.lines().filter_map(|line| serde_json::from_str::<OutputMark>(line).ok());
+            Msg::GotMarks(of, marks.collect())
+        }
+        _ => return Ok(None),
+    }))
+}
+
+/// The address of an output; `index` stands beside it.
+pub(super) fn output_url(of: &OutputOf) -> String {
+    format!("/api/runs/{}/tasks/{}/output", of.run, encode(&of.task.to_string()))
+}
+
+fn read<T: DeserializeOwned>(answer: Result<String, Refusal>) -> Result<Result<T, Problem>, Problem> {
+    match answer {
+        Ok(body) => Ok(serde_json::from_str(&body).map_err(|error| misunderstood(&error))),
+        Err(Refusal::LoggedOut(problem)) => Err(problem),
+        Err(Refusal::Other(problem)) => Ok(Err(problem)),
+    }
+}
+
+fn done(answer: Result<String, Refusal>) -> Result<Result<(), Problem>, Problem> {
+    match answer {
+        Ok(_) => Ok(Ok(())),
+        Err(Refusal::LoggedOut(problem)) => Err(problem),
+        Err(Refusal::Other(problem)) => Ok(Err(problem)),
+    }
+}
+
+/// A problem only if the boss itself says that it is not there; a boss that is away comes back.
+async fn done_or_absent(url: &str) -> Result<Option<Problem>, Problem> {
+    match send(url, None, None).await {
+        Ok(response) if response.status() == 404 => Ok(Some(problem_of(&response).await)),
+        Ok(_) | Err(Refusal::Other(_)) => Ok(None),
+        Err(Refusal::LoggedOut(problem)) => Err(problem),
+    }
+}
+
+async fn text(url: &str, body: Option<&str>) -> Result<String, Refusal> {
+    let response = send(url, body, None).await?;
+    if !response.ok() {
+        return Err(Refusal::Other(problem_of(&response).await));
+    }
+    body_of(&response).await.ok_or_else(|| Refusal::Other(silent()))
+}
+
+/// GET, or with a body POST. An answer of any status but 401 is an answer.
+pub(super) async fn send(
+    url: &str,
+    body: Option<&str>,
+    init: Option<RequestInit>,
+) -> Result<Response, Refusal> {
+    let asked = || -> Result<_, JsValue> {
+        let init = init.unwrap_or_default();
+        if let Some(body) = body {
+            let headers = Headers::new()?;
+            headers.set("content-type", "application/json")?;
+            init.set_method("POST");
+            init.set_headers(&headers);
+            init.set_body(&JsValue::from_str(body));
+        }
+        let request = Request::new_with_str_and_init(url, &init)?;
+        Ok(page().fetch_with_request(&request))
+    };
+    let promise = asked().map_err(|_| Refusal::Other(silent()))?;
+    let response = JsFuture::from(promise).await.map_err(|_| Refusal::Other(silent()))?;
+    let response: Response = response.unchecked_into();
+    if response.status() == 401 {
+        return Err(Refusal::LoggedOut(problem_of(&response).await));
+    }
+    Ok(response)
+}
+
+pub(super) async fn problem_of(response: &Response) -> Problem {
+    let body = body_of(response).await.unwrap_or_default();
+    serde_json::from_str(&body).unwrap_or_else(|_| {
+        let error = format!("the boss answered {} {}", response.status(), response.status_text());
+        Problem::new(error, "its log says more; then try again")
+    })
+}
+
+async fn body_of(response: &Response) -> Option<String> {
+    JsFuture::from(response.text().ok()?).await.ok()?.as_string()
+}
+
+fn silent() -> Problem {
+    Problem::new("the boss does not answer", "see whether it is still running on its machine, then try again")
+}
+
+pub(super) fn misunderstood(error: &serde_json::Error) -> Problem {
+    Problem::new(
+        format!("the boss said something that this page does not understand: {error}"),
+        "reload the page: the boss may be of another version by now",
+    )
+}
+
+pub(super) fn copy(inbox: &Rc<Inbox>, text: String) {
+    let inbox = inbox.clone();
+    let writing = page().navigator().clipboard().write_text(&text);
+    spawn_local(async move {
+        // Refused by the user or the browser: the button then simply does not say "copied".
+        if JsFuture::from(writing).await.is_ok() {
+            inbox.send(Msg::Copied);
+        }
+    });
+}

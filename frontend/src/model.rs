@@ -1,0 +1,240 @@
+//! All that the page knows. It changes in `update` only.
+
+use common::{Outcome, Pipeline, Problem, RunNumber, RunState, RunSummary, TaskId, TaskRun, TaskState};
+
+use crate::log::{Log, Viewport};
+use crate::route::Route;
+
+#[derive(Debug, Clone)]
+pub(crate) struct Model {
+    pub route: Route,
+    pub session: Session,
+    pub page: Page,
+    pub live: Live,
+    /// Wall-clock milliseconds since 1970, as the browser has them.
+    pub now_ms: u64,
+    pub utc_offset_min: i32,
+    /// Long lines are wrapped rather than scrolled. Remembered by the browser.
+    pub wrap: bool,
+    pub can_copy: bool,
+    pub help: bool,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Session {
+    /// The code of a login link is being exchanged for a cookie.
+    Opening,
+    /// As far as we know.
+    Open,
+    Closed(Problem),
+}
+
+/// Everything fetched: a failed fetch stays on screen, with what to do.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Remote<T> {
+    Loading,
+    Loaded(T),
+    Failed(Problem),
+}
+
+/// How the one stream of events is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Live {
+    Connecting,
+    Open,
+    Lost { tries: u32 },
+}
+
+#[derive(Debug, Clone)]
+pub(crate) enum Page {
+    Runs(RunsPage),
+    Run(Box<RunPage>),
+    Nowhere,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct RunsPage {
+    pub pipeline: Remote<Pipeline>,
+    pub runs: Remote<History>,
+    /// A run was asked for and has not been acknowledged yet.
+    pub starting: bool,
+    /// Why the last one that was asked for did not start.
+    pub refused: Option<Problem>,
+    pub cursor: Option<RunNumber>,
+}
+
+#[derive(Debug, Clone, PartialEq, Default)]
+pub(crate) struct History {
+    /// Newest first.
+    pub runs: Vec<RunSummary>,
+    /// Where older ones continue.
+    pub next: Option<RunNumber>,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct RunPage {
+    pub run: RunNumber,
+    pub state: Remote<RunState>,
+    pub asked: Option<Asked>,
+    /// Why what was asked for last was not done.
+    pub refused: Option<Problem>,
+    pub filter: Filter,
+    pub search: String,
+    pub cursor: Option<TaskId>,
+    /// The task whose output is shown.
+    pub task: Option<TaskPane>,
+}
+
+/// What was asked of the boss and not yet answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Asked {
+    Cancel,
+    Rerun,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Filter {
+    All,
+    NotPassed,
+    Running,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct TaskPane {
+    pub task: TaskId,
+    /// None: the latest.
+    pub attempt: Option<u32>,
+    /// Whose output `log` holds.
+    pub of: Option<OutputOf>,
+    pub log: Log,
+    pub output: Output,
+    /// Stay at the end of the log as it grows.
+    pub follow: bool,
+    pub seen: Viewport,
+    pub copied: bool,
+}
+
+/// Which output.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct OutputOf {
+    pub run: RunNumber,
+    pub task: TaskId,
+    pub attempt: u32,
+}
+
+/// How the stream of an attempt's output is doing.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Output {
+    Streaming,
+    Lost { tries: u32 },
+    Whole,
+    Failed(Problem),
+}
+
+impl RunsPage {
+    pub(crate) fn new() -> RunsPage {
+        RunsPage {
+            pipeline: Remote::Loading,
+            runs: Remote::Loading,
+            starting: false,
+            refused: None,
+            cursor: None,
+        }
+    }
+}
+
+impl RunPage {
+    pub(crate) fn new(run: RunNumber) -> RunPage {
+        RunPage {
+            run,
+            state: Remote::Loading,
+            asked: None,
+            refused: None,
+            filter: Filter::All,
+            search: String::new(),
+            cursor: None,
+            task: None,
+        }
+    }
+
+    /// The tasks of each stage that filter and search let through: what did not pass first, then in the order of
+    /// the pipeline.
+    pub(crate) fn shown<'a>(&'a self, state: &'a RunState) -> Vec<(&'a str, Vec<&'a TaskRun>)> {
+        let wanted = self.search.to_lowercase();
+        let stages = state.stages.iter().map(|stage| {
+            let matches = |task: &&TaskRun| {
+                self.filter.lets_through(task.state)
+                    && (wanted.is_empty() || task.id.to_string().to_lowercase().contains(&wanted))
+            };
+            let mut tasks: Vec<&TaskRun> = stage.tasks.iter().filter(matches).collect();
+            tasks.sort_by_key(|task| !is_bad(task.state));
+            (stage.name.as_str(), tasks)
+        });
+        stages.collect()
+    }
+}
+
+impl Filter {
+    pub(crate) const ALL: [Filter; 3] = [Filter::All, Filter::NotPassed, Filter::Running];
+
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Filter::All => "all",
+            Filter::NotPassed => "not passed",
+            Filter::Running => "running",
+        }
+    }
+
+    pub(crate) fn lets_through(self, state: TaskState) -> bool {
+        match self {
+            Filter::All => true,
+            Filter::NotPassed => is_bad(state),
+            Filter::Running => state == TaskState::Running,
+        }
+    }
+}
+
+impl TaskPane {
+    pub(crate) fn new(task: TaskId, attempt: Option<u32>) -> TaskPane {
+        TaskPane {
+            task,
+            attempt,
+            of: None,
+            log: Log::default(),
+            output: Output::Streaming,
+            follow: true,
+            seen: Viewport::default(),
+            copied: false,
+        }
+    }
+}
+
+impl Model {
+    pub(crate) fn run_page(&self) -> Option<&RunPage> {
+        match &self.page {
+            Page::Run(page) => Some(page),
+            Page::Runs(_) | Page::Nowhere => None,
+        }
+    }
+
+    pub(crate) fn run_state(&self) -> Option<&RunState> {
+        match &self.run_page()?.state {
+            Remote::Loaded(state) => Some(state),
+            Remote::Loading | Remote::Failed(_) => None,
+        }
+    }
+}
+
+/// It ended, and did not pass.
+pub(crate) fn is_bad(state: TaskState) -> bool {
+    matches!(state, TaskState::Ended(verdict) if verdict.outcome() != Outcome::Passed)
+}
+
+/// The task that was the first not to pass in its latest attempt, as far as the clock can tell.
+pub(crate) fn first_bad(state: &RunState) -> Option<&TaskRun> {
+    let ended = |task: &&TaskRun| {
+        let attempt = task.attempts.last();
+        attempt.and_then(|a| a.end.as_ref().map(|end| a.started_at_ms + end.took_ms)).unwrap_or(u64::MAX)
+    };
+    state.tasks().filter(|task| is_bad(task.state)).min_by_key(ended)
+}

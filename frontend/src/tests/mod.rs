@@ -1,0 +1,2 @@
+mod ansi;
+mod route;

@@ -1,0 +1,56 @@
+//! Addresses, there and back.
+
+use common::{RunNumber, TaskId};
+use proptest::prelude::*;
+
+use crate::route::Route;
+
+fn read(url: &str) -> Route {
+    let (path, query) = url.split_once('?').unwrap_or((url, ""));
+    Route::read(path, query)
+}
+
+#[test]
+fn every_page_has_an_address_that_leads_back_to_it() {
+    let task =
+        |stage, task, attempt| Route::Task { run: RunNumber(7), task: TaskId::new(stage, task), attempt };
+    for (route, url) in [
+        (Route::Runs, "/"),
+        (Route::Run(RunNumber(7)), "/runs/7"),
+        (task("TestUnit", "models", None), "/runs/7/TestUnit.models"),
+        (task("TestUnit", "models", Some(2)), "/runs/7/TestUnit.models?attempt=2"),
+        (task("Prüfung", "größe", None), "/runs/7/Pr%C3%BCfung.gr%C3%B6%C3%9Fe"),
+        (Route::Nowhere("/elsewhere".to_owned()), "/elsewhere"),
+    ] {
+        assert_eq!(route.url(), url);
+        assert_eq!(read(url), route);
+    }
+}
+
+#[test]
+fn what_is_no_address_of_ours_leads_nowhere() {
+    for url in
+        ["/runs/x", "/runs/7/nodot", "/runs/7/A.b/c", "/runs/7/A.b?attempt=x", "/runs/7/%zz.b", "/runs/7/%"]
+    {
+        assert!(matches!(read(url), Route::Nowhere(_)), "{url}");
+    }
+}
+
+#[test]
+fn strange_queries_do_not_matter() {
+    assert_eq!(Route::read("/runs/", "?from=mail"), Route::Runs);
+    assert_eq!(Route::read("/runs/7/", "?x&attempt"), Route::Run(RunNumber(7)));
+}
+
+proptest! {
+    #[test]
+    fn any_task_comes_back(run: u64, stage in "[^./?]{1,8}", task in "[^./?]{1,8}", attempt: Option<u32>) {
+        let route = Route::Task { run: RunNumber(run), task: TaskId::new(&stage, &task), attempt };
+        prop_assert_eq!(read(&route.url()), route);
+    }
+
+    #[test]
+    fn no_address_is_too_strange(path: String, query: String) {
+        Route::read(&path, &query);
+    }
+}

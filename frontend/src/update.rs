@@ -1,0 +1,311 @@
+//! What happens, what it changes, and what is to be done about it in the browser. Pure: `effects` does the doing.
+
+mod feed;
+mod output;
+mod pages;
+
+pub(crate) use pages::{run_element, task_element};
+
+use common::{OutputMark, Pipeline, Problem, RunEvent, RunNumber, RunSummary, TaskId};
+
+use crate::keys::{self, Key};
+use crate::log::Viewport;
+use crate::model::{Filter, Live, Model, OutputOf, Page, Remote, Session};
+use crate::route::Route;
+
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Msg {
+    /// Somebody followed a link of ours, or asked for a page otherwise.
+    GoTo(Route),
+    /// The browser went back or forth.
+    WentTo(Route),
+    Pressed(Key),
+    /// Time has passed; the model has it already.
+    Tick,
+    /// The tab can be seen again, or can no longer.
+    Seen(bool),
+    ToggleHelp,
+
+    LoggedIn,
+    /// The boss does not know us, or no longer.
+    LoggedOut(Problem),
+
+    GotPipeline(Result<Pipeline, Problem>),
+    GotRuns {
+        before: Option<RunNumber>,
+        answer: Result<common::Page, Problem>,
+    },
+    WantPipeline,
+    WantOlderRuns,
+    WantRun,
+    RunStarted(Result<RunNumber, Problem>),
+
+    FeedOpened,
+    /// `gave_up`: the browser will not try again by itself.
+    FeedLost {
+        gave_up: bool,
+    },
+    /// The run is at rest.
+    FeedEnded,
+    /// Time to try again.
+    FeedDue,
+    /// Whether the run is there at all, and can be asked for.
+    Probed(Result<(), Problem>),
+    RunChanged(RunSummary),
+    Event {
+        run: RunNumber,
+        event: RunEvent,
+    },
+
+    WantCancel,
+    WantRerun,
+    Answered(Result<(), Problem>),
+    SetFilter(Filter),
+    Search(String),
+    WantSearch,
+    ShowAll,
+    /// By so many places, down or up.
+    MoveCursor(isize),
+    GoToFirstBad,
+
+    Output {
+        of: OutputOf,
+        at: u64,
+        bytes: Vec<u8>,
+    },
+    OutputEnded(OutputOf),
+    OutputLost(OutputOf),
+    OutputRefused(OutputOf, Problem),
+    OutputDue(OutputOf),
+    GotMarks(OutputOf, Vec<OutputMark>),
+    LogMoved,
+    LogMeasured(Viewport),
+    ToEnd,
+    ToStep(common::StepId),
+    ToggleWrap,
+    Unfold(usize),
+    CopyLog,
+    Copied,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Effect {
+    /// Nothing on the screen has changed: the page need not be drawn.
+    Still,
+    PushUrl(Route),
+    /// The login code goes out of sight: it is used up.
+    ReplaceUrl(Route),
+    LogIn(String),
+    FetchPipeline,
+    FetchRuns {
+        before: Option<RunNumber>,
+    },
+    StartRun,
+    Cancel(RunNumber),
+    Rerun(RunNumber),
+    Probe(RunNumber),
+    /// There is one stream of events at a time: this ends the one before.
+    OpenFeed(Feed),
+    CloseFeed,
+    OpenOutput {
+        of: OutputOf,
+        from: u64,
+    },
+    CloseOutput,
+    FetchMarks(OutputOf),
+    Later {
+        ms: u32,
+        msg: Box<Msg>,
+    },
+    MeasureLog,
+    ScrollLogTo(u32),
+    ScrollLogToEnd,
+    ScrollToTop,
+    Focus(String),
+    Copy(String),
+    SaveWrap(bool),
+}
+
+impl Effect {
+    /// It needs the page as it is after this update.
+    pub(crate) fn is_about_what_is_drawn(&self) -> bool {
+        matches!(
+            self,
+            Effect::MeasureLog
+                | Effect::ScrollLogTo(_)
+                | Effect::ScrollLogToEnd
+                | Effect::ScrollToTop
+                | Effect::Focus(_)
+        )
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Feed {
+    /// Every run's comings and goings.
+    Runs,
+    /// One run's events, those after `after`.
+    Run { run: RunNumber, after: u64 },
+}
+
+/// What the browser knows at the start.
+#[derive(Debug, Clone)]
+pub(crate) struct Flags {
+    pub route: Route,
+    /// From a login link.
+    pub code: Option<String>,
+    pub now_ms: u64,
+    pub utc_offset_min: i32,
+    pub wrap: bool,
+    /// Browsers let a page copy only where it comes by a safe way.
+    pub can_copy: bool,
+}
+
+pub(crate) fn init(flags: Flags) -> (Model, Vec<Effect>) {
+    let mut model = Model {
+        route: flags.route.clone(),
+        session: Session::Opening,
+        page: Page::Nowhere,
+        live: Live::Connecting,
+        now_ms: flags.now_ms,
+        utc_offset_min: flags.utc_offset_min,
+        wrap: flags.wrap,
+        can_copy: flags.can_copy,
+        help: false,
+    };
+    match flags.code {
+        Some(code) => (model, vec![Effect::ReplaceUrl(flags.route), Effect::LogIn(code)]),
+        None => {
+            let effects = update(&mut model, Msg::LoggedIn);
+            (model, effects)
+        }
+    }
+}
+
+pub(crate) fn update(model: &mut Model, msg: Msg) -> Vec<Effect> {
+    match msg {
+        Msg::GoTo(route) => {
+            let mut effects = vec![Effect::PushUrl(route.clone())];
+            effects.extend(pages::enter(model, route));
+            effects
+        }
+        Msg::WentTo(route) => pages::enter(model, route),
+        Msg::Pressed(key) => match keys::msg_for_key(model, &key) {
+            Some(msg) => update(model, msg),
+            None => vec![Effect::Still],
+        },
+        Msg::Tick => vec![],
+        Msg::Seen(seen) => pages::seen(model, seen),
+        Msg::ToggleHelp => {
+            model.help = !model.help;
+            vec![]
+        }
+
+        Msg::LoggedIn => {
+            model.session = Session::Open;
+            pages::enter(model, model.route.clone())
+        }
+        Msg::LoggedOut(problem) => {
+            model.session = Session::Closed(problem);
+            model.page = Page::Nowhere;
+            vec![Effect::CloseFeed, Effect::CloseOutput]
+        }
+
+        Msg::RunStarted(Ok(run)) if matches!(model.page, Page::Runs(_)) => {
+            update(model, Msg::GoTo(Route::Run(run)))
+        }
+        Msg::GotPipeline(_)
+        | Msg::GotRuns { .. }
+        | Msg::WantPipeline
+        | Msg::WantOlderRuns
+        | Msg::WantRun
+        | Msg::RunStarted(_) => match &mut model.page {
+            Page::Runs(page) => pages::update_runs(page, msg),
+            Page::Run(_) | Page::Nowhere => vec![Effect::Still],
+        },
+
+        Msg::FeedOpened
+        | Msg::FeedLost { .. }
+        | Msg::FeedEnded
+        | Msg::FeedDue
+        | Msg::Probed(_)
+        | Msg::RunChanged(_)
+        | Msg::Event { .. } => feed::update(model, msg),
+
+        Msg::WantSearch => vec![Effect::Still, Effect::Focus(SEARCH_ELEMENT.to_owned())],
+        Msg::MoveCursor(by) => pages::move_cursor(model, by),
+        Msg::GoToFirstBad => {
+            match model.run_state().and_then(crate::model::first_bad).map(|task| task.id.clone()) {
+                Some(task) => go_to_task(model, task),
+                None => vec![Effect::Still],
+            }
+        }
+        Msg::WantCancel
+        | Msg::WantRerun
+        | Msg::Answered(_)
+        | Msg::SetFilter(_)
+        | Msg::Search(_)
+        | Msg::ShowAll => match &mut model.page {
+            Page::Run(page) => pages::update_run(page, msg),
+            Page::Runs(_) | Page::Nowhere => vec![Effect::Still],
+        },
+
+        Msg::ToggleWrap => {
+            model.wrap = !model.wrap;
+            let mut effects = vec![Effect::SaveWrap(model.wrap)];
+            effects.extend(output::rewrap(model));
+            effects
+        }
+        Msg::Output { .. }
+        | Msg::OutputEnded(_)
+        | Msg::OutputLost(_)
+        | Msg::OutputRefused(..)
+        | Msg::OutputDue(_)
+        | Msg::GotMarks(..)
+        | Msg::LogMoved
+        | Msg::LogMeasured(_)
+        | Msg::ToEnd
+        | Msg::ToStep(_)
+        | Msg::Unfold(_)
+        | Msg::CopyLog
+        | Msg::Copied => output::update(model, msg),
+    }
+}
+
+/// The id of the field in which tasks are searched.
+pub(crate) const SEARCH_ELEMENT: &str = "search";
+/// The id of the element that scrolls the log.
+pub(crate) const LOG_ELEMENT: &str = "log";
+
+fn go_to_task(model: &mut Model, task: TaskId) -> Vec<Effect> {
+    match model.route.run() {
+        Some(run) => update(model, Msg::GoTo(Route::Task { run, task, attempt: None })),
+        None => vec![Effect::Still],
+    }
+}
+
+/// How often something on the page shows that time goes by, if it does.
+pub(crate) fn ticking(model: &Model) -> Option<u32> {
+    if model.session != Session::Open {
+        return None;
+    }
+    match &model.page {
+        Page::Run(page) => {
+            let Remote::Loaded(state) = &page.state else { return None };
+            // Tenths of a second while they can be followed; a page of thousands of tasks is drawn less often.
+            let often = if state.tasks().count() > 300 { 1000 } else { 100 };
+            (state.phase == common::Phase::Running).then_some(often)
+        }
+        Page::Runs(page) => match &page.runs {
+            Remote::Loaded(history) if history.runs.iter().any(|run| run.verdict.is_none()) => Some(100),
+            Remote::Loaded(_) => Some(30_000),
+            Remote::Loading | Remote::Failed(_) => None,
+        },
+        Page::Nowhere => None,
+    }
+}
+
+/// Longer from try to try, and never long.
+fn backoff_ms(tries: u32) -> u32 {
+    (500 << tries.min(4)).min(5000)
+}

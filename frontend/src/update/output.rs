@@ -1,0 +1,176 @@
+//! The output of the task that is shown: which attempt's, how it arrives, how one moves in it.
+
+use common::{RunFact, StepEvent, TaskId};
+
+use crate::model::{Model, Output, OutputOf, Page, Remote, RunPage, TaskPane};
+use crate::update::{Effect, Msg, backoff_ms};
+
+pub(super) fn update(model: &mut Model, msg: Msg) -> Vec<Effect> {
+    let wrap = model.wrap;
+    let Page::Run(page) = &mut model.page else { return vec![Effect::Still] };
+    // A cleanly ended stream is the end of the output only if the attempt has ended, too.
+    let attempt_ended = shown_attempt_ended(page);
+    let Some(pane) = &mut page.task else { return vec![Effect::Still] };
+    if let Some(of) = whose(&msg)
+        && pane.of.as_ref() != Some(of)
+    {
+        return vec![Effect::Still];
+    }
+    match msg {
+        Msg::Output { of, at, bytes } => {
+            if !pane.log.feed(at, &bytes) {
+                return vec![Effect::OpenOutput { of, from: pane.log.position() }];
+            }
+            pane.output = Output::Streaming;
+            pane.copied = false;
+            following(pane)
+        }
+        Msg::OutputEnded(of) if attempt_ended => {
+            pane.log.finish();
+            pane.output = Output::Whole;
+            let mut effects = vec![Effect::FetchMarks(of)];
+            effects.extend(following(pane));
+            effects
+        }
+        Msg::OutputEnded(of) | Msg::OutputLost(of) => {
+            let tries = match pane.output {
+                Output::Lost { tries } => tries + 1,
+                Output::Streaming | Output::Whole | Output::Failed(_) => 0,
+            };
+            pane.output = Output::Lost { tries };
+            vec![Effect::Later { ms: backoff_ms(tries), msg: Box::new(Msg::OutputDue(of)) }]
+        }
+        Msg::OutputDue(of) => match pane.output {
+            Output::Lost { .. } => vec![Effect::OpenOutput { of, from: pane.log.position() }],
+            Output::Streaming | Output::Whole | Output::Failed(_) => vec![Effect::Still],
+        },
+        Msg::OutputRefused(_, problem) => {
+            pane.output = Output::Failed(problem);
+            vec![]
+        }
+        Msg::GotMarks(_, index) => {
+            pane.log.set_marks(&index);
+            following(pane)
+        }
+        Msg::LogMoved => vec![Effect::Still, Effect::MeasureLog],
+        Msg::LogMeasured(seen) => {
+            let before = (pane.log.window(&pane.seen, pane.follow), pane.follow);
+            // Only a movement upwards lets go: when lines come faster than they are drawn, the end runs away.
+            pane.follow = seen.at_end || pane.follow && seen.top_px >= pane.seen.top_px;
+            pane.seen = seen;
+            let columns = (wrap && seen.columns > 0).then_some(seen.columns);
+            pane.log.wrap(columns);
+            let still = before == (pane.log.window(&pane.seen, pane.follow), pane.follow);
+            if still { vec![Effect::Still] } else { vec![] }
+        }
+        Msg::ToEnd => {
+            pane.follow = true;
+            vec![Effect::ScrollLogToEnd]
+        }
+        Msg::ToStep(step) => match pane.log.row_of_step(&step) {
+            Some(row) => {
+                pane.follow = false;
+                vec![Effect::ScrollLogTo(pane.log.px_of_row(row))]
+            }
+            None => vec![Effect::Still],
+        },
+        Msg::Unfold(number) => {
+            pane.log.unfold(number);
+            vec![]
+        }
+        Msg::CopyLog => vec![Effect::Copy(pane.log.text())],
+        Msg::Copied => {
+            pane.copied = true;
+            vec![]
+        }
+        _ => vec![Effect::Still],
+    }
+}
+
+fn whose(msg: &Msg) -> Option<&OutputOf> {
+    match msg {
+        Msg::Output { of, .. }
+        | Msg::OutputEnded(of)
+        | Msg::OutputLost(of)
+        | Msg::OutputRefused(of, _)
+        | Msg::OutputDue(of)
+        | Msg::GotMarks(of, _) => Some(of),
+        _ => None,
+    }
+}
+
+fn following(pane: &TaskPane) -> Vec<Effect> {
+    if pane.follow { vec![Effect::ScrollLogToEnd] } else { vec![] }
+}
+
+/// Sees to it that the output on screen is that of the attempt that is wanted.
+pub(super) fn sync(page: &mut RunPage) -> Vec<Effect> {
+    let run = page.run;
+    let Remote::Loaded(state) = &page.state else { return vec![] };
+    let Some(pane) = &mut page.task else { return vec![] };
+    let attempts = state.task(&pane.task).map_or(0, |task| task.attempts.len() as u32);
+    let attempt = pane.attempt.unwrap_or(attempts);
+    let wanted =
+        (1..=attempts).contains(&attempt).then(|| OutputOf { run, task: pane.task.clone(), attempt });
+    if wanted == pane.of {
+        return vec![];
+    }
+    *pane =
+        TaskPane { of: wanted.clone(), seen: pane.seen, ..TaskPane::new(pane.task.clone(), pane.attempt) };
+    match wanted {
+        Some(of) => {
+            vec![Effect::OpenOutput { of: of.clone(), from: 0 }, Effect::FetchMarks(of), Effect::MeasureLog]
+        }
+        None => vec![Effect::CloseOutput],
+    }
+}
+
+/// What an event of the run means for the output on screen.
+pub(super) fn told(page: &mut RunPage, fact: &RunFact) -> Vec<Effect> {
+    let shown = |task: &TaskId, attempt: u32| {
+        let of = page.task.as_ref().and_then(|pane| pane.of.as_ref());
+        of.filter(|of| of.task == *task && of.attempt == attempt).cloned()
+    };
+    match fact {
+        RunFact::RunStarted { .. } | RunFact::TaskStarted { .. } | RunFact::RerunStarted { .. } => sync(page),
+        RunFact::Step { task, attempt, said, .. } => {
+            let marked =
+                matches!(said, StepEvent::Dropped { .. } | StepEvent::Gap { .. }) || said.end().is_some();
+            shown(task, *attempt).filter(|_| marked).map(Effect::FetchMarks).into_iter().collect()
+        }
+        RunFact::StepAsked { .. }
+        | RunFact::TaskEnded { .. }
+        | RunFact::TaskSkipped { .. }
+        | RunFact::CancelAsked
+        | RunFact::RunEnded { .. } => vec![],
+    }
+}
+
+/// The tab went out of sight or came back.
+pub(super) fn seen(page: &mut RunPage, seen: bool) -> Vec<Effect> {
+    let Some(pane) = &mut page.task else { return vec![Effect::Still] };
+    match (&pane.of, &pane.output) {
+        (Some(of), Output::Streaming | Output::Lost { .. }) => match seen {
+            true => vec![Effect::OpenOutput { of: of.clone(), from: pane.log.position() }],
+            false => vec![Effect::Still, Effect::CloseOutput],
+        },
+        (_, Output::Whole | Output::Failed(_)) | (None, _) => vec![Effect::Still],
+    }
+}
+
+pub(super) fn rewrap(model: &mut Model) -> Vec<Effect> {
+    let wrap = model.wrap;
+    let Page::Run(page) = &mut model.page else { return vec![] };
+    let Some(pane) = &mut page.task else { return vec![] };
+    pane.log.wrap((wrap && pane.seen.columns > 0).then_some(pane.seen.columns));
+    let mut effects = following(pane);
+    effects.push(Effect::MeasureLog);
+    effects
+}
+
+fn shown_attempt_ended(page: &RunPage) -> bool {
+    let Remote::Loaded(state) = &page.state else { return false };
+    let Some(of) = page.task.as_ref().and_then(|pane| pane.of.as_ref()) else { return false };
+    let attempt = state.task(&of.task).and_then(|task| task.attempts.get(of.attempt as usize - 1));
+    attempt.is_some_and(|attempt| attempt.end.is_some())
+}

@@ -1,0 +1,208 @@
+//! Coming to a page, and what people do there.
+
+use common::Problem;
+
+use crate::model::{Asked, Filter, History, Live, Model, Page, Remote, RunPage, RunsPage, Session, TaskPane};
+use crate::route::Route;
+use crate::update::{Effect, Feed, Msg, output};
+
+/// Shows what a route names. The page of the same run stays as it is.
+pub(super) fn enter(model: &mut Model, route: Route) -> Vec<Effect> {
+    model.route = route.clone();
+    model.help = false;
+    if model.session != Session::Open {
+        return vec![];
+    }
+    let mut effects = Vec::new();
+    match &route {
+        Route::Runs => {
+            model.page = Page::Runs(RunsPage::new());
+            model.live = Live::Connecting;
+            effects.extend([Effect::CloseOutput, Effect::OpenFeed(Feed::Runs), Effect::FetchPipeline]);
+            effects.extend([Effect::FetchRuns { before: None }, Effect::ScrollToTop]);
+        }
+        Route::Run(run) | Route::Task { run, .. } => {
+            if model.run_page().is_none_or(|page| page.run != *run) {
+                model.page = Page::Run(Box::new(RunPage::new(*run)));
+                model.live = Live::Connecting;
+                let feed = Feed::Run { run: *run, after: 0 };
+                effects.extend([Effect::CloseOutput, Effect::OpenFeed(feed), Effect::ScrollToTop]);
+            }
+            effects.extend(show_task(model, &route));
+        }
+        Route::Nowhere(_) => {
+            model.page = Page::Nowhere;
+            effects.extend([Effect::CloseFeed, Effect::CloseOutput]);
+        }
+    }
+    effects
+}
+
+fn show_task(model: &mut Model, route: &Route) -> Vec<Effect> {
+    let Page::Run(page) = &mut model.page else { return vec![] };
+    match route {
+        Route::Task { task, attempt, .. } => {
+            page.cursor = Some(task.clone());
+            match &mut page.task {
+                Some(pane) if pane.task == *task => pane.attempt = *attempt,
+                Some(_) | None => page.task = Some(TaskPane::new(task.clone(), *attempt)),
+            }
+            output::sync(page)
+        }
+        Route::Run(_) => match page.task.take() {
+            Some(pane) => vec![Effect::CloseOutput, Effect::Focus(task_element(&pane.task))],
+            None => vec![],
+        },
+        Route::Runs | Route::Nowhere(_) => vec![],
+    }
+}
+
+/// The tab came into sight: what may have changed on disk is read again. Out of sight it gives back the
+/// connection of the output (a browser has few of them for all tabs), but not the events: the tab's title tells
+/// how the run stands.
+pub(super) fn seen(model: &mut Model, seen: bool) -> Vec<Effect> {
+    match (&mut model.page, &model.session) {
+        (_, Session::Closed(_)) if seen => {
+            model.session = Session::Open;
+            enter(model, model.route.clone())
+        }
+        (Page::Runs(page), _) if seen && !page.starting => vec![Effect::FetchPipeline],
+        (Page::Run(page), _) => output::seen(page, seen),
+        (Page::Runs(_) | Page::Nowhere, _) => vec![Effect::Still],
+    }
+}
+
+pub(super) fn update_runs(page: &mut RunsPage, msg: Msg) -> Vec<Effect> {
+    match msg {
+        Msg::GotPipeline(answer) => page.pipeline = answer.into(),
+        Msg::GotRuns { before, answer } => got_runs(page, before.is_some(), answer),
+        Msg::WantPipeline => {
+            page.pipeline = Remote::Loading;
+            return vec![Effect::FetchPipeline];
+        }
+        Msg::WantOlderRuns => match &page.runs {
+            Remote::Loaded(History { next: Some(next), .. }) => {
+                return vec![Effect::FetchRuns { before: Some(*next) }];
+            }
+            Remote::Loaded(_) | Remote::Loading | Remote::Failed(_) => {}
+        },
+        Msg::WantRun if !page.starting => {
+            page.starting = true;
+            page.refused = None;
+            return vec![Effect::StartRun];
+        }
+        Msg::RunStarted(Err(problem)) => {
+            page.starting = false;
+            page.refused = Some(problem);
+            // A pipedef that is broken now was read afresh: the page shows it as it is now.
+            return vec![Effect::FetchPipeline];
+        }
+        _ => return vec![Effect::Still],
+    }
+    vec![]
+}
+
+fn got_runs(page: &mut RunsPage, older: bool, answer: Result<common::Page, Problem>) {
+    match (answer, &mut page.runs) {
+        (Ok(got), Remote::Loaded(history)) if older => {
+            history.runs.extend(got.runs);
+            history.next = got.next;
+        }
+        (Ok(got), runs) => *runs = Remote::Loaded(History { runs: got.runs, next: got.next }),
+        // What is on screen is not thrown away because one more answer failed.
+        (Err(_), Remote::Loaded(_)) => {}
+        (Err(problem), runs) => *runs = Remote::Failed(problem),
+    }
+}
+
+pub(super) fn update_run(page: &mut RunPage, msg: Msg) -> Vec<Effect> {
+    match msg {
+        Msg::WantCancel => return ask(page, Asked::Cancel),
+        Msg::WantRerun => return ask(page, Asked::Rerun),
+        Msg::Answered(answer) => {
+            let asked = page.asked.take();
+            page.refused = answer.err();
+            let Remote::Loaded(state) = &page.state else { return vec![] };
+            if asked == Some(Asked::Rerun) && page.refused.is_none() {
+                // The run goes on in the same log.
+                return vec![Effect::OpenFeed(Feed::Run { run: page.run, after: state.last_seq.0 })];
+            }
+        }
+        Msg::SetFilter(filter) => page.filter = filter,
+        Msg::Search(text) => page.search = text,
+        Msg::ShowAll => {
+            page.filter = Filter::All;
+            page.search.clear();
+        }
+        _ => return vec![Effect::Still],
+    }
+    vec![]
+}
+
+fn ask(page: &mut RunPage, asked: Asked) -> Vec<Effect> {
+    let Remote::Loaded(state) = &page.state else { return vec![Effect::Still] };
+    let possible = match asked {
+        Asked::Cancel => state.phase == common::Phase::Running && !state.cancel_asked,
+        Asked::Rerun => matches!(state.phase, common::Phase::Ended(_)) && !state.not_passed().is_empty(),
+    };
+    if !possible || page.asked.is_some() {
+        return vec![Effect::Still];
+    }
+    page.asked = Some(asked);
+    page.refused = None;
+    vec![match asked {
+        Asked::Cancel => Effect::Cancel(page.run),
+        Asked::Rerun => Effect::Rerun(page.run),
+    }]
+}
+
+pub(super) fn move_cursor(model: &mut Model, by: isize) -> Vec<Effect> {
+    match &mut model.page {
+        Page::Runs(page) => {
+            let Remote::Loaded(history) = &page.runs else { return vec![Effect::Still] };
+            let at = history.runs.iter().position(|run| Some(run.run) == page.cursor);
+            let Some(next) = moved(at, by, history.runs.len()) else { return vec![Effect::Still] };
+            page.cursor = Some(history.runs[next].run);
+            vec![Effect::Focus(run_element(history.runs[next].run))]
+        }
+        Page::Run(page) => {
+            let Remote::Loaded(state) = &page.state else { return vec![Effect::Still] };
+            let tasks: Vec<_> = page.shown(state).into_iter().flat_map(|(_, tasks)| tasks).collect();
+            let at = tasks.iter().position(|task| Some(&task.id) == page.cursor.as_ref());
+            let Some(next) = moved(at, by, tasks.len()) else { return vec![Effect::Still] };
+            let next = tasks[next].id.clone();
+            let element = task_element(&next);
+            page.cursor = Some(next);
+            vec![Effect::Focus(element)]
+        }
+        Page::Nowhere => vec![Effect::Still],
+    }
+}
+
+/// From nowhere, down is the first and up is the last.
+fn moved(at: Option<usize>, by: isize, count: usize) -> Option<usize> {
+    let last = count.checked_sub(1)?;
+    Some(match at {
+        None if by < 0 => last,
+        None => 0,
+        Some(at) => at.saturating_add_signed(by).min(last),
+    })
+}
+
+/// The id of a run's element in the page, and of a task's.
+pub(crate) fn run_element(run: common::RunNumber) -> String {
+    format!("run-{run}")
+}
+
+pub(crate) fn task_element(task: &common::TaskId) -> String {
+    format!("task-{task}")
+}
+
+impl<T> From<Result<T, Problem>> for Remote<T> {
+    fn from(answer: Result<T, Problem>) -> Remote<T> {
+        match answer {
+            Ok(value) => Remote::Loaded(value),
+            Err(problem) => Remote::Failed(problem),
+        }
+    }
+}

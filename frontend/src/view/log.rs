@@ -1,0 +1,184 @@
+//! The output of an attempt: a window of rows in a space as high as all of them. Text is only ever text.
+
+use common::Attempt;
+use yew::prelude::*;
+
+use super::parts;
+use crate::ansi::{Colour, Style};
+use crate::log::{LogMark, MarkKind, Row, cut};
+use crate::model::{Model, Output, OutputOf, TaskPane};
+use crate::route::encode;
+use crate::update::{LOG_ELEMENT, Msg};
+
+/// A hundred characters, by whose width the browser's columns are measured.
+const PROBE: &str =
+    "0000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000";
+
+pub(crate) fn view(model: &Model, pane: &TaskPane, attempt: &Attempt, send: &Callback<Msg>) -> Html {
+    let window = pane.log.window(&pane.seen, pane.follow);
+    let rows = window.rows.clone().filter_map(|i| pane.log.row(i).map(|row| view_row(i, row, attempt, send)));
+    html! {
+        <>
+            { view_tools(model, pane, send) }
+            <div class="log-frame">
+                // A live region would read out every line that a test prints.
+                <div id={LOG_ELEMENT} class={classes!("log", model.wrap.then_some("wrapped"))} role="log" aria-live="off"
+                    aria-label="output" tabindex="0" onscroll={parts::on(send, Msg::LogMoved)}>
+                    <div class="space" style={format!("height:{}px", window.total_px)}>
+                        <div class="rows" style={format!("transform:translateY({}px)", window.top_px)}>{ for rows }</div>
+                    </div>
+                    <span id="log-probe" aria-hidden="true">{ PROBE }</span>
+                </div>
+                if !pane.follow {
+                    <button class="to-end" onclick={parts::on(send, Msg::ToEnd)}>{ "Jump to end" }<kbd>{ "G" }</kbd></button>
+                }
+            </div>
+        </>
+    }
+}
+
+fn view_tools(model: &Model, pane: &TaskPane, send: &Callback<Msg>) -> Html {
+    let state = match &pane.output {
+        Output::Whole if pane.log.lines() == 0 => "It printed nothing.".to_owned(),
+        Output::Whole => parts::count(pane.log.lines(), "line"),
+        Output::Streaming | Output::Lost { tries: 0 } if pane.log.lines() == 0 => "No output yet.".to_owned(),
+        Output::Streaming | Output::Lost { tries: 0 } => {
+            format!("{} so far", parts::count(pane.log.lines(), "line"))
+        }
+        Output::Lost { .. } => format!("{}, reconnecting…", parts::count(pane.log.lines(), "line")),
+        Output::Failed(_) => String::new(),
+    };
+    html! {
+        <>
+            <div class="tools">
+                <span class="extent" role="status">{ state }</span>
+                <button class="quiet" aria-pressed={model.wrap.to_string()} onclick={parts::on(send, Msg::ToggleWrap)}>
+                    { "Wrap" }<kbd>{ "w" }</kbd>
+                </button>
+                if model.can_copy {
+                    <button class="quiet" onclick={parts::on(send, Msg::CopyLog)}>
+                        { if pane.copied { "Copied" } else { "Copy" } }<kbd>{ "y" }</kbd>
+                    </button>
+                }
+                if let Some(of) = &pane.of {
+                    <a class="button quiet" href={raw_url(of)} download={format!("run-{}-{}.log", of.run, of.task)}>{ "Raw" }</a>
+                }
+            </div>
+            if let Output::Failed(problem) = &pane.output {
+                { parts::problem(problem) }
+            }
+            if pane.log.forgotten > 0 {
+                <p class="hole">
+                    { format!("The first {} are not kept on this page; Raw has all of them.",
+                        parts::count(pane.log.forgotten, "line")) }
+                </p>
+            }
+        </>
+    }
+}
+
+fn raw_url(of: &OutputOf) -> String {
+    format!("/api/runs/{}/tasks/{}/output?attempt={}", of.run, encode(&of.task.to_string()), of.attempt)
+}
+
+fn view_row(key: usize, row: Row<'_>, attempt: &Attempt, send: &Callback<Msg>) -> Html {
+    match row {
+        Row::Mark(mark) => html! { <div {key} class="row between">{ words_of(mark, attempt) }</div> },
+        Row::Line { number, line, folded } => {
+            let shown = if folded { cut(&line.text).len() } else { line.text.len() };
+            let mut begin = 0;
+            let pieces = line.pieces().filter_map(|(piece, style)| {
+                let end = begin + piece.len();
+                let piece = &piece[..piece.len().min(shown.saturating_sub(begin))];
+                begin = end;
+                (!piece.is_empty()).then(|| view_piece(piece, style))
+            });
+            let pieces: Vec<Html> = pieces.collect();
+            html! {
+                <div {key} class="row">
+                    <span class="number">{ number }</span>
+                    <span class="text">
+                        { for pieces }
+                        if folded {
+                            <button class="fold" onclick={parts::on(send, Msg::Unfold(number))}>
+                                { format!("show {} more", parts::size((line.text.len() - shown) as u64)) }
+                            </button>
+                        } else if line.left_out_bytes > 0 {
+                            <span class="hole">{ format!("{} more in Raw", parts::size(line.left_out_bytes)) }</span>
+                        }
+                    </span>
+                </div>
+            }
+        }
+    }
+}
+
+fn words_of(mark: &LogMark, attempt: &Attempt) -> String {
+    match &mark.kind {
+        MarkKind::Dropped(bytes) => {
+            format!("{} left out here: the output was longer than its cap", parts::size(*bytes))
+        }
+        MarkKind::Gap(Some(bytes)) => format!("{} were lost here", parts::size(*bytes)),
+        MarkKind::Gap(None) => "some output was lost here".to_owned(),
+        MarkKind::Step(id) => match attempt.steps.iter().position(|step| step.id == *id) {
+            Some(i) => format!("{}  {}", i + 1, attempt.steps[i].spec.command.for_show()),
+            None => "another step".to_owned(),
+        },
+    }
+}
+
+fn view_piece(piece: &str, style: Style) -> Html {
+    if style == Style::default() {
+        return html! { <>{ piece }</> };
+    }
+    let (ink, paper) = if style.reverse { (style.paper, style.ink) } else { (style.ink, style.paper) };
+    let mut class = Classes::new();
+    for (is, name) in [
+        (style.bold, "b"),
+        (style.dim, "d"),
+        (style.italic, "i"),
+        (style.underline, "u"),
+        (style.strike, "s"),
+        (style.reverse && ink == Colour::Plain, "ink-of-paper"),
+        (style.reverse && paper == Colour::Plain, "paper-of-ink"),
+    ] {
+        class.extend(is.then_some(name));
+    }
+    let mut css = String::new();
+    match ink {
+        Colour::Plain => {}
+        Colour::Named(n) => class.push(format!("f{n}")),
+        Colour::Rgb(r, g, b) if paper == Colour::Plain && !style.reverse => css.push_str(&readable(r, g, b)),
+        Colour::Rgb(r, g, b) => css.push_str(&format!("color:#{r:02x}{g:02x}{b:02x};")),
+    }
+    match paper {
+        Colour::Plain => {}
+        Colour::Named(n) => class.push(format!("g{n}")),
+        Colour::Rgb(r, g, b) => css.push_str(&format!("background:#{r:02x}{g:02x}{b:02x};")),
+    }
+    html! { <span {class} style={(!css.is_empty()).then_some(css)}>{ piece }</span> }
+}
+
+/// A colour chosen for somebody's dark terminal, or light one: made darker on light paper and lighter on dark,
+/// as far as it takes to be read.
+fn readable(r: u8, g: u8, b: u8) -> String {
+    let hex = |[r, g, b]: [f32; 3]| format!("#{:02x}{:02x}{:02x}", r as u8, g as u8, b as u8);
+    let colour = [r, g, b].map(f32::from);
+    let (mut on_light, mut on_dark) = (colour, colour);
+    while luminance(on_light) > 0.18 {
+        on_light = on_light.map(|part| part * 0.92);
+    }
+    while luminance(on_dark) < 0.20 {
+        on_dark = on_dark.map(|part| part + (255.0 - part) * 0.08);
+    }
+    format!("color:light-dark({},{});", hex(on_light), hex(on_dark))
+}
+
+/// Relative luminance as WCAG has it.
+fn luminance([r, g, b]: [f32; 3]) -> f32 {
+    let linear = |part: f32| {
+        let part = part / 255.0;
+        if part <= 0.040_45 { part / 12.92 } else { ((part + 0.055) / 1.055).powf(2.4) }
+    };
+    0.2126 * linear(r) + 0.7152 * linear(g) + 0.0722 * linear(b)
+}

@@ -1,0 +1,77 @@
+//! The pipeline as the pipedef declares it now, and the button that runs it.
+
+use common::Pipeline;
+use yew::prelude::*;
+
+use super::parts;
+use crate::model::{Remote, RunsPage};
+use crate::update::Msg;
+
+pub(crate) fn view(page: &RunsPage, send: &Callback<Msg>) -> Html {
+    let (class, body) = match &page.pipeline {
+        Remote::Loading => (None, html! { <p class="waiting">{ "Reading the pipedef…" }</p> }),
+        Remote::Loaded(pipeline) => (None, view_stages(pipeline)),
+        Remote::Failed(problem) => (
+            Some("failed"),
+            html! {
+                <>
+                    <p class="lead">{ parts::mark() }{ "The pipedef cannot be run as it is now." }</p>
+                    { parts::problem(problem) }
+                    <button onclick={parts::on(send, Msg::WantPipeline)}>{ "Read it again" }</button>
+                </>
+            },
+        ),
+    };
+    let runnable = !page.starting && !matches!(&page.pipeline, Remote::Failed(_));
+    html! {
+        <section class={classes!("pipeline", class)} aria-labelledby="pipeline">
+            <div class="pipeline-head">
+                <h1 id="pipeline">{ "Pipeline" }</h1>
+                { view_extent(page) }
+                <button class="primary" disabled={!runnable} onclick={parts::on(send, Msg::WantRun)}>
+                    { if page.starting { "Starting…" } else { "Run" } }<kbd>{ "r" }</kbd>
+                </button>
+            </div>
+            if let Some(refused) = page.refused.as_ref().filter(|_| !matches!(&page.pipeline, Remote::Failed(_))) {
+                { parts::refused("The run did not start", refused) }
+            }
+            { body }
+        </section>
+    }
+}
+
+fn view_extent(page: &RunsPage) -> Html {
+    let Remote::Loaded(pipeline) = &page.pipeline else { return html! {} };
+    let stages = parts::count(pipeline.stages.len(), "stage");
+    let tasks = parts::count(pipeline.tasks().count(), "task");
+    html! { <p class="extent">{ format!("{stages}, {tasks}") }</p> }
+}
+
+/// More names than these are told by their number.
+const NAMES_SHOWN: usize = 12;
+
+fn view_stages(pipeline: &Pipeline) -> Html {
+    let stages = pipeline.stages.iter().map(|stage| {
+        let names: Vec<&str> = stage.tasks.iter().map(|task| task.name.as_str()).collect();
+        let more = names.len().saturating_sub(NAMES_SHOWN);
+        let names = names.iter().take(NAMES_SHOWN).map(|name| html! { <li>{ *name }</li> });
+        html! {
+            <li class="stage">
+                <h2>{ &stage.name }</h2>
+                <p class="extent">
+                    { parts::count(stage.tasks.len(), "task") }
+                    if stage.always {
+                        { ", always" }
+                    }
+                </p>
+                <ul class="names">
+                    { for names }
+                    if more > 0 {
+                        <li class="more">{ format!("and {} more", parts::grouped(more as u64)) }</li>
+                    }
+                </ul>
+            </li>
+        }
+    });
+    html! { <ol class="stages">{ for stages }</ol> }
+}

@@ -1,0 +1,162 @@
+//! One task: its attempts, the steps of the one that is shown, and that one's output.
+
+use common::{Attempt, RunState, StepRun, StepState, TaskRun, duration, task_words};
+use yew::prelude::*;
+
+use super::{log, parts};
+use crate::model::{Model, RunPage, TaskPane};
+use crate::route::Route;
+use crate::update::Msg;
+
+pub(crate) fn view(
+    model: &Model,
+    page: &RunPage,
+    state: &RunState,
+    pane: &TaskPane,
+    send: &Callback<Msg>,
+) -> Html {
+    let close = Route::Run(page.run).url();
+    let Some(task) = state.task(&pane.task) else {
+        return html! {
+            <section class="output failed">
+                <h2>{ format!("There is no task {} in run {}.", pane.task, page.run) }</h2>
+                <p><a href={close}>{ format!("To run {}", page.run) }</a></p>
+            </section>
+        };
+    };
+    let number = pane.of.as_ref().map(|of| of.attempt as usize);
+    let attempt = number.and_then(|number| task.attempts.get(number - 1));
+    html! {
+        <section class={classes!("output", task.state.word())} aria-label={format!("task {}", task.id)}>
+            <header>
+                { parts::mark() }
+                <h2>{ task.id.to_string() }</h2>
+                <span class="word">{ task_words(task) }</span>
+                <span class="took">{ parts::elapsed(task, model.now_ms) }</span>
+                { view_attempts(page, task, attempt) }
+                <a class="button quiet close" href={close} aria-label="close the task">{ "×" }</a>
+            </header>
+            { view_attempt(model, task, pane, attempt, send) }
+        </section>
+    }
+}
+
+/// One link per attempt, where there is a choice.
+fn view_attempts(page: &RunPage, task: &TaskRun, shown: Option<&Attempt>) -> Html {
+    if task.attempts.len() < 2 {
+        return html! {};
+    }
+    let links = task.attempts.iter().map(|attempt| {
+        let route = Route::Task { run: page.run, task: task.id.clone(), attempt: Some(attempt.number) };
+        let current = shown.is_some_and(|shown| shown.number == attempt.number);
+        let word = attempt.end.as_ref().map_or("running", |end| end.verdict.outcome().word());
+        html! {
+            <a class={word} href={route.url()} aria-current={current.then_some("true")} title={word}>
+                { parts::mark() }{ attempt.number }
+            </a>
+        }
+    });
+    html! { <nav class="attempts" aria-label="attempts">{ "attempt" }{ for links }</nav> }
+}
+
+fn view_attempt(
+    model: &Model,
+    task: &TaskRun,
+    pane: &TaskPane,
+    attempt: Option<&Attempt>,
+    send: &Callback<Msg>,
+) -> Html {
+    let Some(attempt) = attempt else {
+        let words = match (pane.attempt, task.state) {
+            (Some(number), _) => format!("There is no attempt {number} of this task."),
+            (None, common::TaskState::Skipped(_)) => "It was skipped, so there is no output.".to_owned(),
+            (None, _) => "It has not started yet. Its output will appear here.".to_owned(),
+        };
+        return html! { <p class="empty">{ words }</p> };
+    };
+    let problem = attempt.end.as_ref().and_then(|end| end.problem.as_ref());
+    let steps = attempt.steps.iter().enumerate();
+    html! {
+        <>
+            if let Some(problem) = problem {
+                { parts::problem(problem) }
+            }
+            <ol class="steps" aria-label="steps">
+                { for steps.map(|(i, step)| view_step(model, i, step, attempt.steps.len() > 1, send)) }
+            </ol>
+            { log::view(model, pane, attempt, send) }
+        </>
+    }
+}
+
+fn view_step(model: &Model, i: usize, step: &StepRun, one_of_many: bool, send: &Callback<Msg>) -> Html {
+    let (class, word, took) = standing(step, model.now_ms);
+    let command = step.spec.command.for_show();
+    let message = match &step.state {
+        StepState::Ended(end) => end.message.as_ref().map(|message| (message, end.hint.as_ref())),
+        StepState::Asked | StepState::Queued | StepState::Preparing { .. } | StepState::Running { .. } => {
+            None
+        }
+    };
+    let number = format!("{}", i + 1);
+    html! {
+        <li key={step.id.to_string()} class={classes!("step", class)}>
+            { parts::mark() }
+            if one_of_many {
+                <button class="quiet number" onclick={parts::on(send, Msg::ToStep(step.id.clone()))}
+                    title="to where its output begins">{ number }</button>
+            }
+            <code class="command" title={command.clone()}>{ &command }</code>
+            <span class="word">{ word }</span>
+            <span class="took">{ took }</span>
+            <span class="where">{ format!("{} on {}", step.spec.image, step.worker) }</span>
+            if let Some((message, hint)) = message {
+                <p class="message">
+                    { message }
+                    if let Some(hint) = hint {
+                        <br /><b>{ "hint " }</b>{ hint }
+                    }
+                </p>
+            }
+            if step.dropped_bytes > 0 {
+                <p class="hole">{ format!("{} of its output were left out: it was longer than its cap.", parts::size(step.dropped_bytes)) }</p>
+            }
+            if step.gap {
+                <p class="hole">{ "Some of its output was lost." }</p>
+            }
+        </li>
+    }
+}
+
+/// Its class, its state in words, and how long it took.
+fn standing(step: &StepRun, now_ms: u64) -> (&'static str, String, Option<String>) {
+    match &step.state {
+        StepState::Asked => ("pending", "asking the worker".to_owned(), None),
+        StepState::Queued => ("pending", "queued".to_owned(), None),
+        StepState::Preparing { what, done_bytes, total_bytes } => {
+            let far = match (done_bytes, total_bytes) {
+                (Some(done), Some(total)) => format!(", {} of {}", parts::size(*done), parts::size(*total)),
+                (Some(done), None) => format!(", {}", parts::size(*done)),
+                (None, _) => String::new(),
+            };
+            ("running", format!("{what}{far}"), None)
+        }
+        StepState::Running { since_ms } => {
+            ("running", "running".to_owned(), Some(duration(now_ms.saturating_sub(*since_ms))))
+        }
+        StepState::Ended(end) => {
+            let outcome = end.verdict.outcome();
+            let mut words = match end.exit_code {
+                Some(code) if outcome == common::Outcome::Failed => format!("exit {code}"),
+                _ => outcome.word().replace('_', " "),
+            };
+            if let Some(reason) = end.verdict.reason().filter(|_| outcome != common::Outcome::Failed) {
+                words.push_str(&format!(": {reason}"));
+            }
+            if end.oom {
+                words.push_str(", out of memory");
+            }
+            (outcome.word(), words, Some(duration(end.took_ms)))
+        }
+    }
+}
