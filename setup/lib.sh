@@ -42,9 +42,12 @@ work() {
 }
 
 progress() {
-  local line='' began=$SECONDS told=$SECONDS
-  while IFS= read -r line; do
-    if [ -t 1 ]; then printf '\r\033[K  %3d s  %.70s' $((SECONDS - began)) "${line##*$'\r'}"
+  local line='' next began=$SECONDS told=$SECONDS
+  while true; do
+    # Five silent seconds are no end: only the time moves on.
+    if IFS= read -r -t 5 next; then line=${next##*$'\r'}
+    elif [ $? -le 128 ]; then break; fi
+    if [ -t 1 ]; then printf '\r\033[K  %3d s  %.70s' $((SECONDS - began)) "$line"
     elif [ $((SECONDS - told)) -ge 30 ]; then
       told=$SECONDS
       printf '  %3d s  %.90s\n' $((SECONDS - began)) "$line"
