@@ -15,7 +15,8 @@ context=.tools/demo-image
 fetch() {
   rm -rf $context && mkdir -p $context/wheels $context/source &&
     .tools/venv/bin/pip download --disable-pip-version-check --dest $context/wheels pytest==8.4.2 flit_core==3.12.0 &&
-    .tools/venv/bin/pip download --disable-pip-version-check --dest $context/source --no-deps --no-binary :all: $project &&
+    .tools/venv/bin/pip download --disable-pip-version-check --dest $context/source --no-deps --ignore-requires-python \
+      --no-binary :all: $project &&
     mkdir $context/click && tar -xzf $context/source/*.tar.gz --strip-components 1 --directory $context/click &&
     tar -czf $context/click.tar.gz --owner 0 --group 0 --directory $context click &&
     cp demo/Dockerfile $context/
