@@ -27,8 +27,9 @@ clippy() {
   else echo "skipped: no clippy here (rustup component add clippy)"; fi
 }
 python() {
-  .tools/venv/bin/python -m mypy --strict bettertest demo/*.py
-  .tools/venv/bin/python -m pytest -q bettertest
+  # No caches among the sources: the binary carries the library, and would be built again for each of them.
+  .tools/venv/bin/python -m mypy --strict --cache-dir .tools/mypy bettertest demo/*.py
+  .tools/venv/bin/python -B -m pytest -q -p no:cacheprovider bettertest
 }
 
 phase "what the machine needs" machine

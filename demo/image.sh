@@ -40,5 +40,10 @@ elif ! docker image inspect $base >/dev/null 2>&1; then
 fi
 
 say "making the image $image"
+older=$(docker image inspect --format '{{.Id}}' $image 2>/dev/null || true)
 work demo-image "try it by hand: docker build --build-arg BASE=$base $context" \
   docker build --build-arg BASE=$base --label "inputs=$inputs" --tag $image $context
+# Nobody else would miss it: an older one has lost its name by now. It stays while something runs in it.
+if [ -n "$older" ] && [ "$older" != "$(docker image inspect --format '{{.Id}}' $image)" ]; then
+  docker image rm "$older" >/dev/null 2>&1 || true
+fi
