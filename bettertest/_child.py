@@ -1,0 +1,101 @@
+"""The pipedef's process: takes one order from a descriptor, acts on it, and says what came of it.
+
+Whoever drives a pipedef, the boss or `python -m bettertest`, starts this with `BOOT` and two arguments: the folder
+that holds this library, and the number of the descriptor. Each order gets a process of its own, so that what a
+pipedef does, hang or crash included, harms nobody else.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from . import _channel, _problem, _run, _source, _stage, _threads
+
+TYPE_CHECKING = False  # see _errors.py
+if TYPE_CHECKING:
+    from typing import Any, Optional
+
+# The working folder, which -c puts first on the path, makes way: nothing in it may pass for a module of Python's.
+BOOT = (
+    "import sys; sys.path[0] = sys.argv[1]; from bettertest._child import main; del sys.path[0]; "
+    "main(int(sys.argv[2]))"
+)
+
+
+def main(fd: int) -> None:
+    channel = _channel.Channel(fd)
+    order = channel.order()
+    if order["order"] == "discover":
+        _discover(channel, order["pipedef"])
+    elif order["order"] == "task":
+        _run_task(channel, _source.Texts(order["pipedef"], order["files"]), order["stage"], order["task"])
+    else:
+        sys.exit(f"bettertest: this library knows no order {order['order']!r}")
+
+
+def _discover(channel: _channel.Channel, pipedef: str) -> None:
+    from . import _discovery, _hints
+
+    texts = _source.Texts(pipedef)
+    try:
+        texts.text(pipedef)
+        module = _source.execute(texts)
+        pipeline = _discovery.pipeline(module, texts)
+    except _problem.Refusal as refusal:
+        answer: dict[str, Any] = {"say": "broken", "problem": refusal.problem()}
+    except BaseException as error:
+        answer = {"say": "broken", "problem": _hints.broken(error, texts)}
+    else:
+        answer = {"say": "discovered", "pipeline": pipeline, "files": texts.files}
+    channel.say_last(answer)
+
+
+def _run_task(channel: _channel.Channel, texts: _source.Texts, stage: str, task: str) -> None:
+    # SystemExit and KeyboardInterrupt are no end of a task: Python ends without the last word, and that is seen.
+    try:
+        method = _method(_source.execute(texts), stage, task)
+        _threads.watch()
+        _run.drive(channel.ask)
+        method()
+        _threads.join(channel)
+        error: Optional[BaseException] = _threads.first_error()
+    except (SystemExit, KeyboardInterrupt) as leaving:
+        print(
+            f"bettertest: {type(leaving).__name__} ended the task's Python; a task ends by returning or by an error",
+            file=sys.stderr,
+        )
+        raise
+    except BaseException as raised:
+        error = raised
+    if error is None:
+        channel.say_last({"say": "returned"})
+        return
+    if isinstance(error, _problem.Refusal):
+        problem = error.problem()
+    else:
+        problem = _problem.of_exception(error, texts.is_users)
+    channel.say_last({"say": "raised", "call": _call_of(error), "problem": problem})
+
+
+def _method(module: str, stage: str, task: str) -> Any:
+    from . import _tasks
+
+    for cls, _ in _stage.declared():
+        if cls.__module__ == module and cls.__name__ == stage:
+            found = _tasks.of(cls).get(f"task_{task}")
+            if found is not None:
+                return _tasks.bound(cls, found)
+    raise _problem.Refusal(
+        f"the pipedef no longer declares {stage}.{task}",
+        "let it declare the same stages and tasks each time it is executed",
+    )
+
+
+def _call_of(error: BaseException) -> Optional[int]:
+    """Which call of `run` this error comes from; of a group of errors, where all come from calls, the first."""
+    members = getattr(error, "exceptions", None)
+    if isinstance(members, tuple) and members:
+        calls = [_call_of(member) for member in members]
+        return None if None in calls else calls[0]
+    call = getattr(error, "_call", None)
+    return call if isinstance(call, int) else None

@@ -1,0 +1,241 @@
+"""`run(...)`: what the author of a pipedef calls.
+
+It turns its arguments into a StepSpec, hands that to whatever drives the pipedef, and turns the answer into a
+StepResult or an exception. Who drives it, and how the step comes to a worker, is not known here.
+"""
+
+from __future__ import annotations
+
+from ._errors import (
+    BettertestError,
+    CommandFailed,
+    EngineFault,
+    SpecRefused,
+    StepCancelled,
+    StepTimedOut,
+    WorkerUnreachable,
+)
+
+TYPE_CHECKING = False  # see _errors.py
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import Any, Callable, Literal, Optional, Union
+
+    Command = Union[str, Sequence[str]]
+    # Worker and spec in; a `step_result` or `refused` of common/wire out, when the step has ended.
+    Ask = Callable[[str, dict[str, Any]], dict[str, Any]]
+
+
+class StepResult:
+    """How a step ended. It cannot be changed.
+
+    outcome    `passed`, `failed`, `timed_out`, `cancelled` or `errored`
+    reason     why, unless it passed, such as `command_failed`
+    exit_code  0 to 255; of a step that neither passed nor failed it is evidence only, or None
+    took_ms    milliseconds from the start of the container to its end
+    oom        out of memory, on evidence only
+    message    what went wrong, where the worker has words for it
+    hint       what to do next, where the worker knows it
+    """
+
+    __slots__ = ("exit_code", "hint", "message", "oom", "outcome", "reason", "took_ms")
+
+    outcome: str
+    reason: Optional[str]
+    exit_code: Optional[int]
+    took_ms: int
+    oom: bool
+    message: Optional[str]
+    hint: Optional[str]
+
+    def __init__(
+        self,
+        outcome: str,
+        reason: Optional[str],
+        exit_code: Optional[int],
+        took_ms: int,
+        oom: bool = False,
+        message: Optional[str] = None,
+        hint: Optional[str] = None,
+    ) -> None:
+        fields = {"outcome": outcome, "reason": reason, "exit_code": exit_code, "took_ms": took_ms}
+        fields.update(oom=oom, message=message, hint=hint)
+        for name, value in fields.items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def passed(self) -> bool:
+        """Did the command end with exit code 0?"""
+        return self.outcome == "passed" and self.exit_code == 0
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"a StepResult cannot be changed: {name}")
+
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError(f"a StepResult cannot be changed: {name}")
+
+    def __repr__(self) -> str:
+        fields = ", ".join(f"{name}={getattr(self, name)!r}" for name in self.__slots__)
+        return f"StepResult({fields})"
+
+
+def run(
+    worker: str,
+    image: str,
+    command: Command,
+    *,
+    workdir: Optional[str] = None,
+    env: Optional[Mapping[str, str]] = None,
+    user: Optional[str] = None,
+    timeout_s: Optional[int] = None,
+    memory_bytes: Optional[int] = None,
+    cpus: Optional[float] = None,
+    pids: Optional[int] = None,
+    shm_bytes: Optional[int] = None,
+    network: Optional[Literal["egress", "none"]] = None,
+    output_cap_bytes: Optional[int] = None,
+    entrypoint: bool = False,
+    check: bool = True,
+) -> StepResult:
+    """Runs one command in one fresh container, waits for its end, and raises unless all went well.
+
+    It may be called several times in a task, and from several threads at once. What is None is left to the
+    worker's default.
+
+    worker            the worker's address, such as `http://localhost:9009`
+    image             the image's name; looked for on the worker, then pulled once
+    command           a string runs by `/bin/sh -c`, a list is executed as it is; standard input is empty
+    workdir           absolute path in the container; by default the image's
+    env               variables beside the image's own
+    user              `name`, `uid` or `uid:gid`; by default the image's
+    timeout_s         seconds from the start of the container, 1 to 604800; by default 3600
+    memory_bytes      at least 6 MiB
+    cpus              cores, such as 1.5
+    pids              how many processes and threads there may be at once; by default 1024
+    shm_bytes         size of `/dev/shm`
+    network           `egress` (out to the world, nothing in; the default) or `none`
+    output_cap_bytes  how much of the beginning, and as much again of the end, of the output is kept
+    entrypoint        run the command through the image's ENTRYPOINT instead of replacing it
+    check             False: an exit code other than 0 is returned, not raised. Nothing else is let through
+
+    Raises CommandFailed, StepTimedOut, StepCancelled, SpecRefused, WorkerUnreachable or EngineFault (all of them
+    BettertestError), and TypeError for arguments of the wrong type. Uncaught, it ends the task; so it does when it
+    is raised in a thread, or left in a Future whose `.result()` nobody asks for.
+    """
+    if _ask is None:
+        raise BettertestError(
+            "run(...) was called outside of a task",
+            hint="call it in a task_* method of a Stage, and run the file by `python -m bettertest FILE`",
+        )
+    optional: dict[str, object] = {
+        "workdir": workdir,
+        "env": _env(env),
+        "user": user,
+        "timeout_s": timeout_s,
+        "memory_bytes": memory_bytes,
+        "cpus": cpus,
+        "pids": pids,
+        "shm_bytes": shm_bytes,
+        "network": network,
+        "output_cap_bytes": output_cap_bytes,
+        "entrypoint": entrypoint or None,
+    }
+    spec: dict[str, Any] = {"image": image, "command": _command(command)}
+    spec.update((name, value) for name, value in optional.items() if value is not None)
+    _check_types(worker, spec)
+    answer = _ask(worker, spec)
+    if answer["answer"] == "refused":
+        problem = answer["problem"]
+        error: BettertestError = SpecRefused(problem["error"], hint=problem.get("hint"))
+    else:
+        result = StepResult(**{name: answer[name] for name in StepResult.__slots__})
+        if result.passed or (result.outcome == "failed" and not check):
+            return result
+        error = _error_of(result, spec)
+    error._call = answer["call"]
+    _raised.append(error)
+    raise error
+
+
+_ask: Optional[Ask] = None
+# Every error that `run` raised, so that one that was lost in a thread is found; see `_threads.py`.
+_raised: list[BettertestError] = []
+
+
+def drive(ask: Ask) -> None:
+    """From now on `run(...)` hands its steps to `ask`, which waits for their end."""
+    global _ask
+    _ask = ask
+
+
+def raised() -> list[BettertestError]:
+    return list(_raised)
+
+
+def _error_of(result: StepResult, spec: dict[str, Any]) -> BettertestError:
+    command = _for_show(spec["command"])
+    reason = result.reason or "internal"
+    if result.outcome == "failed":
+        memory = " (out of memory)" if result.oom else ""
+        return CommandFailed(
+            f"exit code {result.exit_code}{memory} from: {command}", hint=result.hint, result=result
+        )
+    if result.outcome == "timed_out":
+        limit = f"{spec['timeout_s']} s" if "timeout_s" in spec else "its limit"
+        return StepTimedOut(f"ran longer than {limit}: {command}", hint=result.hint, result=result)
+    if result.outcome == "cancelled":
+        return StepCancelled(f"{reason}: {command}", hint=result.hint, result=result)
+    message = f"{reason}: {result.message or command}"
+    if reason in ("worker_unreachable", "worker_lost", "token_refused"):
+        return WorkerUnreachable(message, hint=result.hint, result=result)
+    return EngineFault(message, hint=result.hint, result=result)
+
+
+def _for_show(command: Union[str, list[str]]) -> str:
+    text = " ".join((command if isinstance(command, str) else " ".join(command)).split())
+    return text if len(text) <= 200 else text[:199] + "…"
+
+
+def _command(command: Command) -> Union[str, list[str]]:
+    if isinstance(command, str):
+        return command
+    if isinstance(command, (list, tuple)) and all(isinstance(word, str) for word in command):
+        return list(command)
+    raise TypeError("command has to be a string for /bin/sh -c, or a list of strings to execute")
+
+
+def _env(env: Optional[Mapping[str, str]]) -> Optional[dict[str, str]]:
+    for name, value in (env or {}).items():
+        if not isinstance(name, str) or not isinstance(value, str):
+            raise TypeError(f"env has to map strings to strings, not {name!r} to {value!r}")
+    return dict(env) if env else None
+
+
+def _check_types(worker: str, spec: dict[str, Any]) -> None:
+    """Refuses what JSON cannot carry, or would carry as something else. The rest is for the worker to judge."""
+    for name, value in (("worker", worker), *spec.items()):
+        if name in ("worker", "image", "workdir", "user", "network"):
+            fits, kind = isinstance(value, str), "a string"
+        elif name == "entrypoint":
+            fits, kind = isinstance(value, bool), "True or False"
+        elif name == "cpus":
+            # Infinity and NaN are no JSON; of them alone the difference from itself is not 0.
+            fits, kind = type(value) in (int, float) and value - value == 0, "a number"
+        elif name in ("command", "env"):
+            continue  # they were looked at when they were made
+        else:
+            fits, kind = type(value) is int, "a whole number"
+        if not fits:
+            raise TypeError(f"{name} has to be {kind}, not {value!r}")
+    try:
+        "\n".join([worker, *_texts_in(spec)]).encode()
+    except UnicodeEncodeError as error:
+        raise TypeError(f"half a character (a lone surrogate) is no text: {error.object[error.start]!r}") from None
+
+
+def _texts_in(spec: dict[str, Any]) -> list[str]:
+    command = spec["command"]
+    texts = [command] if isinstance(command, str) else list(command)
+    for name, value in spec.get("env", {}).items():
+        texts += [name, value]
+    return texts + [value for name, value in spec.items() if name != "command" and isinstance(value, str)]
