@@ -37,11 +37,13 @@ const LONGEST_MESSAGE: usize = 16 * 1024 * 1024;
 /// From the last message to the end of the process, before it is killed.
 const LAST_BREATH: Duration = Duration::from_secs(2);
 
-/// Puts the library first on the path, and hands over. An old Python is told so in words, not by a syntax error.
+/// Hands over to the library, from a path on which nothing of the working folder can pass for a module of
+/// Python's. An old Python is told so in words, not by a syntax error.
 const BOOT: &str = "import sys
 if sys.version_info < (3, 9): sys.exit('bettertest needs Python 3.9 or newer, and this is ' + sys.version.split()[0])
-sys.path.insert(0, sys.argv[1])
+sys.path[0] = sys.argv[1]
 from bettertest._child import main
+del sys.path[0]
 main(int(sys.argv[2]))";
 
 const DESCRIPTOR: i32 = 3;
