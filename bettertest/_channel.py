@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from typing import Any, Optional
 
 
+# Whoever reads the descriptor takes no longer line.
+LONGEST_BYTES = 16 * 1024 * 1024
+
+
 class Channel:
     def __init__(self, fd: int) -> None:
         self._fd = fd
@@ -89,9 +93,7 @@ class Channel:
             self._change.wait_for(lambda: not self._waiting)
 
     def _write(self, message: dict[str, Any]) -> None:
-        text = json.dumps(message, ensure_ascii=False, separators=(",", ":"))
-        # Half a character, as an exception's text may hold one, is no UTF-8.
-        rest = memoryview(text.encode("utf-8", "replace") + b"\n")
+        rest = memoryview(encoded(message) + b"\n")
         try:
             while rest:
                 rest = rest[os.write(self._fd, rest) :]
@@ -125,3 +127,9 @@ class Channel:
             parts.append(chunk)
         line, _, self._rest = b"".join(parts).partition(b"\n")
         return line
+
+
+def encoded(message: dict[str, Any]) -> bytes:
+    text = json.dumps(message, ensure_ascii=False, separators=(",", ":"))
+    # Half a character, as an exception's text may hold one, is no UTF-8.
+    return text.encode("utf-8", "replace")

@@ -47,6 +47,13 @@ def _discover(channel: _channel.Channel, pipedef: str) -> None:
         answer = {"say": "broken", "problem": _hints.broken(error, texts)}
     else:
         answer = {"say": "discovered", "pipeline": pipeline, "files": texts.files}
+        if len(_channel.encoded(answer)) > _channel.LONGEST_BYTES:
+            too_long = _problem.Refusal(
+                "the pipedef and the modules in its folder are larger than 16 MiB",
+                "move what is no part of the pipeline out of that folder",
+                pipedef,
+            )
+            answer = {"say": "broken", "problem": too_long.problem()}
     channel.say_last(answer)
 
 
