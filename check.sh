@@ -8,12 +8,11 @@ phase() {
   local name=$1 began
   shift
   began=$(date +%s%N)
+  tail -n 1 .tools/phases
   printf '\n== %s\n' "$name"
   "$@"
-  awk -v ms=$((($(date +%s%N) - began) / 1000000)) -v name="$name" \
-    'BEGIN { printf "%6.2f min  %s\n", ms / 60000, name }' | tee -a .tools/phases
+  printf '%6.2f min  %s\n' "$((($(date +%s%N) - began) / 600000000))e-2" "$name" >>.tools/phases
 }
-
 machine() { for what in web docker browser python test-image; do setup/$what.sh; done; }
 build() { make --no-print-directory build; }
 
@@ -38,4 +37,5 @@ phase "page and binary" build
 phase "python: types and tests" python
 phase "clippy" clippy
 phase "rust tests: compile" cargo test --release --workspace --no-run
+# Nothing is printed after this one: the runner's own words end it all.
 phase "rust tests" cargo test --release --workspace

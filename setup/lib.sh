@@ -28,6 +28,11 @@ as_root() {
   fi
 }
 
+# A password is asked for here, before a moving line would write over the question.
+ask_for_root() {
+  [ "$(id -u)" = 0 ] || ! have sudo || sudo -v || fail "sudo refused $(id -un)" "run this as root, or as one who may sudo"
+}
+
 # work NAME HINT COMMAND...: runs something long; its output goes to .tools/log/NAME.log.
 # A terminal sees the last line move; a log sees a line every half minute.
 work() {
@@ -62,6 +67,7 @@ packages() {
   shift 2
   have apt-get || fail "$why is missing, and there is no apt-get to install it with" \
     "install these yourself, then run make again: $*"
+  ask_for_root
   package_lists
   say "installing $* by apt-get: $why"
   work "$name" "try it by hand: apt-get install $*" \
@@ -71,6 +77,7 @@ packages() {
 # A fresh machine has no package lists, an old one has stale ones.
 package_lists() {
   [ -z "$(find .tools/package-lists -mmin -60 2>/dev/null)" ] || return 0
+  ask_for_root
   work package-lists "is this machine online? try: apt-get update" \
     as_root apt-get -o DPkg::Lock::Timeout=300 update
   touch .tools/package-lists
