@@ -10,7 +10,7 @@ refused() {
 }
 
 if have docker && answers; then exit 0; fi
-if grep -qi 'permission denied' .tools/log/docker.log 2>/dev/null; then refused; fi
+if grep -qi 'permission denied while trying to connect' .tools/log/docker.log 2>/dev/null; then refused; fi
 
 have dockerd || PATH=$PATH:/usr/sbin have dockerd ||
   packages docker-install "Docker, in which the tests run" docker.io
@@ -18,6 +18,9 @@ have dockerd || PATH=$PATH:/usr/sbin have dockerd ||
 # Newer Debians keep the client in a package of its own.
 have docker || packages docker-client "the docker command" docker-cli
 
+[ "$(id -u)" = 0 ] || have sudo || fail "the Docker daemon does not run, and there is no sudo to start it with" \
+  "start it as root (systemctl start docker, or dockerd), then the same command"
+ask_for_root
 if [ -d /run/systemd/system ]; then
   say "starting the Docker daemon by systemd"
   as_root systemctl enable --now docker >.tools/log/dockerd.log 2>&1 || true
@@ -29,7 +32,7 @@ fi
 
 deadline=$((SECONDS + 30))
 until answers; do
-  if grep -qi 'permission denied' .tools/log/docker.log; then refused; fi
+  if grep -qi 'permission denied while trying to connect' .tools/log/docker.log; then refused; fi
   if [ $SECONDS -ge $deadline ]; then
     tail -n 20 .tools/log/dockerd.log >&2
     fail "the Docker daemon did not answer within 30 s" "start it yourself; its log: .tools/log/dockerd.log"
