@@ -20,3 +20,60 @@ pub(crate) const SHUTDOWN: Duration = Duration::from_secs(5);
 
 /// The longest body of a request. A StepSpec or a list of 20,000 tasks fits well.
 pub(crate) const BODY_BYTES: usize = 4 * 1024 * 1024;
+
+// What follows is the worker's.
+
+/// A queued step that got no slot for so long is given up.
+pub(crate) const QUEUE: Duration = Duration::from_secs(24 * 3600);
+
+/// What a step may take from its start, unless its spec says otherwise.
+pub(crate) const STEP_TIMEOUT_S: u32 = 3600;
+
+/// Pulling an image.
+pub(crate) const PULL: Duration = Duration::from_secs(300);
+
+/// News of a pull are told this often at most; they are for a person to look at.
+pub(crate) const PULL_NEWS: Duration = Duration::from_millis(500);
+
+/// What a step gets between SIGTERM and SIGKILL.
+pub(crate) const TERM_GRACE: Duration = Duration::from_secs(10);
+
+/// A step that is alive so long after SIGKILL is beyond our reach: `kill_failed`.
+pub(crate) const KILL_GRACE: Duration = Duration::from_secs(30);
+
+/// A step without an id is cancelled when it had no reader for so long.
+pub(crate) const LEASE: Duration = Duration::from_secs(10);
+
+/// An unfinished character waits for its other bytes so long before it is sent as the bytes it is.
+pub(crate) const SETTLE: Duration = Duration::from_millis(50);
+
+/// Of a step's output so much is kept of its beginning, and as much again of its end.
+pub(crate) const OUTPUT_CAP_BYTES: u64 = 32 * 1024 * 1024;
+
+/// What all spools together may take on disk.
+pub(crate) const SPOOL_BYTES: u64 = 20 * 1024 * 1024 * 1024;
+
+/// With less free space on the disk of the spools no step is taken; on a small disk, with less than a tenth.
+pub(crate) const FREE_BYTES: u64 = 2 * 1024 * 1024 * 1024;
+pub(crate) const SMALL_DISK_BYTES: u64 = 20 * 1024 * 1024 * 1024;
+
+/// Housekeeping: containers that nobody waits for are removed, full spools made room in.
+pub(crate) const SWEEP: Duration = Duration::from_secs(60);
+
+/// The record of an ended step is kept so long.
+pub(crate) const RECORD: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// What running steps get to write down where they are when a worker hands over.
+pub(crate) const HAND_OVER: Duration = Duration::from_secs(8);
+
+/// An engine that is away in the middle of a step is waited for so long, with a look this often.
+pub(crate) const ENGINE_AWAY: Duration = Duration::from_secs(60);
+pub(crate) const ENGINE_RETRY: Duration = Duration::from_millis(500);
+
+/// Calls of Docker that only look, that change something, and that start a container.
+pub(crate) const DOCKER_LOOK: Duration = Duration::from_secs(5);
+pub(crate) const DOCKER_CHANGE: Duration = Duration::from_secs(30);
+pub(crate) const DOCKER_START: Duration = Duration::from_secs(60);
+
+/// After the end of a container, the rest of its output has to arrive with no longer pause than this.
+pub(crate) const LAST_OUTPUT: Duration = Duration::from_secs(10);

@@ -1,13 +1,36 @@
-//! The process that runs steps.
+//! The process that runs steps: HTTP in front (`api.rs`), the steps it knows (`steps.rs`), each with its life
+//! (`life.rs`), its record on disk (`spool.rs`) and its turn (`queue.rs`), on an engine that makes containers
+//! (`engine.rs`). It knows nothing of pipelines, runs or verdicts on tasks, and keeps nothing in memory that it
+//! needs after a crash.
+
+mod api;
+mod disk;
+mod engine;
+mod life;
+mod output;
+mod queue;
+mod spool;
+mod steps;
 
 use std::future::Future;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
 use crate::auth::Token;
-use crate::data_dir::DataDir;
+use crate::data_dir::{DataDir, Held, hold, unusable};
 use crate::error::SetupError;
+use crate::http;
+use crate::limits;
 use crate::signals::Stop;
+use engine::{Docker, Engine, Fault};
+use steps::{Capacity, Steps};
+
+#[cfg(test)]
+pub(crate) use engine::Fake;
+pub(crate) use steps::Patience;
 
 /// What `--worker` is told by its flags.
 pub(crate) struct Options {
@@ -29,41 +52,184 @@ pub(crate) async fn serve(
     told: impl Future<Output = Stop>,
     ready: impl FnOnce(&str),
 ) -> Result<(), SetupError> {
-    let _not_yet = (options.listen, options.slots, options.engine, options.docker_host, options.data);
-    let _not_yet = (options.max_output_bytes, options.spool_bytes, options.allow_cap);
-    ready("");
-    told.await;
-    Err(not_there())
+    let Options { listen, slots, engine, docker_host, data, max_output_bytes, spool_bytes, allow_cap } = options;
+    let folder = data.hold("worker")?;
+    let token = Token::of(&data)?;
+    let token_path = token.path().display().to_string();
+    let mut setup = Setup::new(http::listen(listen).await?, folder, data.instance(), token);
+    setup.slots = slots.map_or(setup.slots, usize::from);
+    setup.engine = match engine.as_str() {
+        "fake" => EngineChoice::Fake(engine::Fake::default()),
+        _ => EngineChoice::Docker { host: docker_host },
+    };
+    setup.allow_caps = allow_cap;
+    setup.max_output_bytes = max_output_bytes.unwrap_or(setup.max_output_bytes);
+    setup.spool_bytes = spool_bytes.unwrap_or(setup.spool_bytes);
+    let slots = setup.slots;
+    let worker = Worker::begin(setup).await?;
+    if let Err(fault) = worker.steps.engine().check().await {
+        tracing::warn!("no steps can be run yet: {fault}");
+    }
+    let plural = if slots == 1 { "" } else { "s" };
+    ready(&format!(
+        "worker: http://{} ({engine}, {slots} step{plural} at once)\ntoken: {token_path}\n",
+        worker.address
+    ));
+    worker.stop(told.await).await;
+    Ok(())
 }
 
 /// A worker of `bettertest run`'s own, on a free port of loopback, with docker.
-pub(crate) struct PrivateWorker {
-    address: SocketAddr,
-}
+pub(crate) struct PrivateWorker(Worker);
 
 /// Starts one that keeps its spools in `folder` and labels its containers with `instance`.
 pub(crate) async fn serve_privately(
-    _folder: &Path,
-    _instance: &str,
-    _token: &Token,
+    folder: &Path,
+    instance: &str,
+    token: &Token,
 ) -> Result<PrivateWorker, SetupError> {
-    Err(not_there())
+    let listener = http::listen(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).await?;
+    let setup = Setup::new(listener, hold(&folder.join("worker"))?, instance, token.clone());
+    let worker = Worker::begin(setup).await?;
+    // Nobody else could mend it later: without an engine there is no point in beginning.
+    match worker.steps.engine().check().await {
+        Ok(()) => Ok(PrivateWorker(worker)),
+        Err(fault) => {
+            worker.stop(Stop::Interrupt).await;
+            Err(setup_error(fault))
+        }
+    }
 }
 
 impl PrivateWorker {
     pub(crate) fn base(&self) -> String {
-        format!("http://{}", self.address)
+        format!("http://{}", self.0.address)
     }
 
     /// Cancels what still runs, and returns when nothing is left.
-    pub(crate) async fn shut_down(self) {}
+    pub(crate) async fn shut_down(self) {
+        self.0.stop(Stop::Interrupt).await;
+    }
 }
 
 /// Removes the containers of an instance whose process is gone.
-pub(crate) async fn sweep_instance(_instance: &str) -> Result<(), SetupError> {
-    Err(not_there())
+pub(crate) async fn sweep_instance(instance: &str) -> Result<(), SetupError> {
+    let docker = Engine::Docker(Docker::new(None, instance, 1, Vec::new()));
+    docker.sweep(&|_| false).await.map(drop).map_err(setup_error)
 }
 
-fn not_there() -> SetupError {
-    SetupError::new("this build has no worker yet", "take the next one")
+fn setup_error(fault: Fault) -> SetupError {
+    SetupError::new(fault.message, fault.hint.unwrap_or_default())
+}
+
+/// Everything a worker needs, with defaults for what may be chosen.
+pub(crate) struct Setup {
+    listener: TcpListener,
+    /// The worker's folder, ours alone.
+    folder: Held,
+    instance: String,
+    token: Token,
+    pub(crate) slots: usize,
+    pub(crate) engine: EngineChoice,
+    /// Capabilities of containers beyond the usual ones, such as `SYS_PTRACE`.
+    pub(crate) allow_caps: Vec<String>,
+    /// The most that a spec may ask for as `output_cap_bytes`.
+    pub(crate) max_output_bytes: u64,
+    /// What all spools together may take on disk.
+    pub(crate) spool_bytes: u64,
+    pub(crate) patience: Patience,
+}
+
+#[derive(Clone)]
+pub(crate) enum EngineChoice {
+    /// The socket or address of its daemon; None for the usual one.
+    Docker {
+        host: Option<String>,
+    },
+    Fake(engine::Fake),
+}
+
+impl Setup {
+    pub(crate) fn new(listener: TcpListener, folder: Held, instance: &str, token: Token) -> Setup {
+        Setup {
+            listener,
+            folder,
+            instance: instance.to_owned(),
+            token,
+            slots: std::thread::available_parallelism().map_or(1, usize::from),
+            engine: EngineChoice::Docker { host: None },
+            allow_caps: Vec::new(),
+            max_output_bytes: limits::OUTPUT_CAP_BYTES,
+            spool_bytes: limits::SPOOL_BYTES,
+            patience: Patience::default(),
+        }
+    }
+}
+
+/// A worker that serves.
+pub(crate) struct Worker {
+    address: SocketAddr,
+    steps: Steps,
+    /// Ends the streams of steps that are handed over.
+    cut: CancellationToken,
+    closing: CancellationToken,
+    serving: JoinHandle<()>,
+    housekeeping: JoinHandle<()>,
+    _folder: Held,
+}
+
+impl Worker {
+    pub(crate) async fn begin(setup: Setup) -> Result<Worker, SetupError> {
+        let Setup { listener, folder, instance, token, slots, engine, allow_caps, .. } = setup;
+        let (max_output_bytes, spool_bytes) = (setup.max_output_bytes, setup.spool_bytes);
+        let engine = match engine {
+            EngineChoice::Docker { host } => {
+                Engine::Docker(Docker::new(host.as_deref(), &instance, slots, allow_caps))
+            }
+            EngineChoice::Fake(fake) => Engine::Fake(fake),
+        };
+        let unusable = |error: std::io::Error| unusable(&folder.path, &error);
+        let capacity = Capacity { slots, max_output_bytes, spool_bytes };
+        let steps = Steps::new(&folder.path, engine, capacity, setup.patience).map_err(unusable)?;
+        let address = listener.local_addr().map_err(unusable)?;
+        let resuming = steps.clone();
+        let resumed = tokio::task::spawn_blocking(move || resuming.resume()).await;
+        resumed.map_err(std::io::Error::other).and_then(|resumed| resumed).map_err(unusable)?;
+        let (cut, closing) = (CancellationToken::new(), CancellationToken::new());
+        let router = api::router(api::Api { steps: steps.clone(), cut: cut.clone() }, token);
+        let serving = tokio::spawn(http::serve(listener, router, closing.clone()));
+        let housekeeping = tokio::spawn(keep_house(steps.clone()));
+        Ok(Worker { address, steps, cut, closing, serving, housekeeping, _folder: folder })
+    }
+
+    #[cfg(test)]
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Comes back when all is tidy.
+    pub(crate) async fn stop(self, how: Stop) {
+        match how {
+            // Readers hear the ends, so their streams are left to end by themselves.
+            Stop::Interrupt => self.steps.cancel_all().await,
+            Stop::Terminate => {
+                self.steps.leave_all().await;
+                self.cut.cancel();
+            }
+        }
+        self.housekeeping.abort();
+        self.closing.cancel();
+        if let Err(error) = self.serving.await {
+            tracing::error!("serving failed: {error}");
+        }
+    }
+}
+
+async fn keep_house(steps: Steps) {
+    loop {
+        if let Err(fault) = steps.sweep().await {
+            tracing::debug!("nothing can be swept now: {fault}");
+        }
+        tokio::time::sleep(limits::SWEEP).await;
+    }
 }

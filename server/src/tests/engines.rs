@@ -1,0 +1,235 @@
+//! One contract, held by every engine: the same list of checks against the fake one and a real Docker.
+
+use common::{StepEvent, Stream};
+use serde_json::json;
+use std::time::{Duration, Instant};
+
+use super::rig::{IMAGE, Rig, docker};
+
+macro_rules! contract {
+    ($($check:ident)*) => {
+        mod on_fake {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $check() {
+                let rig = super::Rig::fake().await;
+                super::$check(&rig).await;
+                rig.finish().await;
+            })*
+        }
+        mod on_docker {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $check() {
+                let rig = super::Rig::docker().await;
+                super::$check(&rig).await;
+                rig.finish().await;
+            })*
+        }
+    };
+}
+
+contract! {
+    tells_a_step_in_order
+    exit_codes_arrive_unchanged
+    keeps_the_streams_apart
+    output_is_byte_exact
+    a_cancelled_step_ends_cancelled
+    what_ignores_sigterm_is_killed
+    a_late_exit_0_is_still_timed_out
+    time_limits_hold_while_printing
+    a_missing_image_is_not_a_failure
+    a_pinned_image_is_that_image_or_nothing
+    an_unknown_command_is_127
+    a_handed_over_step_goes_on
+}
+
+async fn tells_a_step_in_order(rig: &Rig) {
+    let told = rig.sh("echo hello; exit 0").await;
+    assert_eq!(told.kinds(), ["queued", "started", "output", "exited"]);
+    assert_eq!(told.stdout(), "hello\n");
+    assert_eq!(told.verdict(), "passed");
+    let StepEvent::Started { container, image_digest, .. } = &told.0[1].1 else { panic!("{told:?}") };
+    assert!(!container.is_empty() && image_digest.starts_with("sha256:"), "{told:?}");
+    let empty = rig.sh("true").await;
+    assert_eq!(empty.kinds(), ["queued", "started", "exited"]);
+}
+
+async fn exit_codes_arrive_unchanged(rig: &Rig) {
+    let codes: Vec<u8> =
+        if rig.is_docker() { vec![0, 1, 2, 125, 126, 137, 143, 255] } else { (0..=255).collect() };
+    for code in codes {
+        let end = rig.sh(&format!("exit {code}")).await.end();
+        assert_eq!((end.exit_code, end.oom), (Some(code), false));
+        assert_eq!(end.verdict.passed(), code == 0);
+    }
+}
+
+async fn keeps_the_streams_apart(rig: &Rig) {
+    let told = rig.sh("echo out; sleep 0.1; echo err >&2; sleep 0.1; echo out again").await;
+    assert_eq!((told.stdout().as_str(), told.stderr().as_str()), ("out\nout again\n", "err\n"));
+    assert_eq!(told.kinds(), ["queued", "started", "output", "output", "output", "exited"]);
+}
+
+async fn output_is_byte_exact(rig: &Rig) {
+    let every: Vec<u8> = (0..=255).collect();
+    let escaped: String = every.iter().map(|byte| format!("\\{byte:03o}")).collect();
+    let told = rig.sh(&format!("printf '{escaped}'")).await;
+    assert_eq!(told.bytes(Stream::Stdout), every);
+    // The two bytes of an é, apart: together again, as text.
+    let told = rig.sh("printf 'caf\\303'; sleep 0.01; printf '\\251\\n'").await;
+    assert_eq!(told.bytes(Stream::Stdout), "café\n".as_bytes());
+    // Nothing ever completes this one.
+    let told = rig.sh("printf 'caf\\303'; sleep 0.3; echo x >&2; exit 0").await;
+    assert_eq!(told.bytes(Stream::Stdout), b"caf\xC3");
+    assert_eq!(told.all_base64(), 1);
+}
+
+async fn a_cancelled_step_ends_cancelled(rig: &Rig) {
+    rig.start("a-running", "echo on; sleep 60").await;
+    rig.until("a-running", |event| matches!(event, StepEvent::Output { .. })).await;
+    let asked = Instant::now();
+    rig.cancel("a-running").await;
+    let told = rig.events("a-running", 0).await;
+    assert_eq!(told.verdict(), "cancel_asked");
+    assert_eq!(told.end().exit_code, Some(143));
+    assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());
+    assert_eq!(rig.containers(), Vec::<String>::new());
+    assert_eq!(rig.cancel("a-running").await.state, "ended");
+    assert_eq!(rig.events("a-running", 0).await, told);
+}
+
+async fn what_ignores_sigterm_is_killed(rig: &Rig) {
+    rig.start("a-deaf", "trap '' TERM; echo on; sleep 60").await;
+    rig.until("a-deaf", |event| matches!(event, StepEvent::Output { .. })).await;
+    rig.cancel("a-deaf").await;
+    let told = rig.events("a-deaf", 0).await;
+    assert_eq!((told.verdict(), told.end().exit_code), ("cancel_asked", Some(137)));
+}
+
+async fn a_late_exit_0_is_still_timed_out(rig: &Rig) {
+    let command = "trap '' TERM; sleep 2; exit 0";
+    let told = rig.run(json!({"image": IMAGE, "command": command, "timeout_s": 1})).await;
+    assert_eq!((told.verdict(), told.end().exit_code), ("step_timeout", Some(0)));
+}
+
+async fn time_limits_hold_while_printing(rig: &Rig) {
+    let command = if rig.is_docker() { "yes" } else { "flood 100000000000" };
+    let spec = json!({"image": IMAGE, "command": command, "timeout_s": 1, "output_cap_bytes": 100000});
+    let told = rig.run(spec).await;
+    assert_eq!(told.verdict(), "step_timeout");
+    assert!((1000..8000).contains(&told.end().took_ms), "{:?}", told.end());
+    assert!(told.dropped() > 0);
+}
+
+async fn a_missing_image_is_not_a_failure(rig: &Rig) {
+    let image = if rig.is_docker() { "bettertest-no-such-image" } else { "fake-missing" };
+    let end = rig.run(json!({"image": image, "command": "true"})).await.end();
+    assert_eq!(end.verdict.reason().unwrap().word(), "image_not_found");
+    assert_eq!(end.hint.unwrap(), format!("build it on this worker: docker build -t {image} ."));
+    assert!(end.message.unwrap().contains(image));
+}
+
+async fn a_pinned_image_is_that_image_or_nothing(rig: &Rig) {
+    let told = rig.sh("true").await;
+    let StepEvent::Started { image_digest, .. } = &told.0[1].1 else { panic!("{told:?}") };
+    let pinned = |digest: &str| json!({"image": IMAGE, "command": "true", "image_digest": digest});
+    assert_eq!(rig.run(pinned(image_digest)).await.verdict(), "passed");
+    let other = format!("sha256:{}", "1".repeat(64));
+    assert_eq!(rig.run(pinned(&other)).await.verdict(), "image_not_found");
+}
+
+async fn an_unknown_command_is_127(rig: &Rig) {
+    let told = rig.run(json!({"image": IMAGE, "command": ["no-such-program"]})).await;
+    assert_eq!((told.verdict(), told.end().exit_code), ("command_failed", Some(127)));
+}
+
+/// A step survives its worker: the next one goes on with it, and says where it was not listening.
+async fn a_handed_over_step_goes_on(rig: &Rig) {
+    let (data, engine) = {
+        let first = Rig::with(rig.engine(), |_| {}).await;
+        first.start("a-long", "echo one; sleep 3; echo two; exit 5").await;
+        first.until("a-long", |event| matches!(event, StepEvent::Output { .. })).await;
+        first.hand_over().await
+    };
+    let next = Rig::on(data, engine, |_| {}).await;
+    let told = next.events("a-long", 0).await;
+    assert_eq!((told.stdout().as_str(), told.end().exit_code), ("one\ntwo\n", Some(5)));
+    assert_eq!(told.gaps(), 1);
+    next.finish().await;
+}
+
+/// What the container of a step may do, as Docker itself tells it.
+#[tokio::test(flavor = "multi_thread")]
+async fn containers_are_hardened() {
+    let rig = Rig::docker().await;
+    let spec = json!({
+        "image": IMAGE, "command": "echo on; sleep 60", "id": "h-1",
+        "cpus": 0.5, "memory_bytes": 100_000_000, "network": "none", "pids": 50, "shm_bytes": 1_000_000,
+        "env": {"A": "b c"}, "workdir": "/tmp", "user": "nobody"
+    });
+    assert!(rig.post(&spec).await.status().is_success());
+    rig.until("h-1", |event| matches!(event, StepEvent::Output { .. })).await;
+    let found: serde_json::Value = serde_json::from_str(&docker(&["inspect", &rig.containers()[0]])).unwrap();
+    let (host, config) = (&found[0]["HostConfig"], &found[0]["Config"]);
+    assert_eq!(
+        json!({
+            "privileged": host["Privileged"], "security": host["SecurityOpt"], "drop": host["CapDrop"],
+            "add": host["CapAdd"], "pids": host["PidsLimit"], "memory": host["Memory"],
+            "swap": host["MemorySwap"], "cpus": host["NanoCpus"], "shm": host["ShmSize"],
+            "network": host["NetworkMode"], "init": host["Init"], "log": host["LogConfig"]["Type"],
+            "binds": host["Binds"], "mounts": found[0]["Mounts"], "ports": host["PortBindings"],
+            "pid": host["PidMode"], "ipc": host["IpcMode"], "devices": host["Devices"],
+            "auto_remove": host["AutoRemove"], "restart": host["RestartPolicy"]["Name"],
+            "masked": host["MaskedPaths"].as_array().is_some_and(|paths| paths.len() >= 9),
+            "user": config["User"], "dir": config["WorkingDir"], "stdin": config["OpenStdin"],
+            "entrypoint": config["Entrypoint"], "cmd": config["Cmd"], "env": config["Env"][0],
+        }),
+        json!({
+            "privileged": false, "security": ["no-new-privileges:true"], "drop": ["ALL"],
+            "add": ["CHOWN", "DAC_OVERRIDE", "FOWNER", "KILL", "SETGID", "SETUID"], "pids": 50,
+            "memory": 100_000_000, "swap": 100_000_000, "cpus": 500_000_000, "shm": 1_000_000,
+            "network": "none", "init": true, "log": "none",
+            "binds": null, "mounts": [], "ports": null,
+            "pid": "", "ipc": "private", "devices": null,
+            "auto_remove": false, "restart": "no", "masked": true,
+            "user": "nobody", "dir": "/tmp", "stdin": false,
+            "entrypoint": ["/bin/sh", "-c", "echo on; sleep 60"], "cmd": [], "env": "A=b c",
+        })
+    );
+    rig.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_runs_inside_sees_its_limits() {
+    let rig = Rig::docker().await;
+    let told = rig.sh("grep -E 'NoNewPrivs|CapEff|Seccomp:' /proc/self/status; cat; echo end").await;
+    assert_eq!(told.stdout(), "CapEff:\t00000000000000eb\nNoNewPrivs:\t1\nSeccomp:\t2\nend\n");
+    let oom = rig.run(json!({"image": IMAGE, "command": "tail /dev/zero", "memory_bytes": 20_000_000})).await;
+    assert_eq!((oom.verdict(), oom.end().exit_code, oom.end().oom), ("command_failed", Some(137), true));
+    let killed = rig.sh("kill -9 $$").await.end();
+    assert_eq!((killed.exit_code, killed.oom), (Some(137), false));
+    let nobody = rig.run(json!({"image": IMAGE, "command": "true", "user": "no-such-user"})).await;
+    assert_eq!(nobody.verdict(), "start_failed");
+    let no_program = rig.run(json!({"image": IMAGE, "command": ["/etc/passwd"]})).await;
+    assert_eq!((no_program.verdict(), no_program.end().exit_code), ("command_failed", Some(126)));
+    rig.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn foreign_containers_are_left_alone() {
+    let rig = Rig::docker().await;
+    let name = format!("foreign-{}", rig.instance());
+    let other = ["run", "-d", "--name", &name, "--label", "bettertest.instance=somebody-else"];
+    docker(&[&other[..], &["--label", "bettertest.step=x", IMAGE, "sleep", "60"]].concat());
+    let past = format!("past-{}", rig.instance());
+    let stale = ["create", "--name", &past, "--label", "bettertest.instance=somebody-else"];
+    docker(&[&stale[..], &["--label", "bettertest.deadline=1000000000", IMAGE, "sleep", "60"]].concat());
+    // A worker that starts sweeps.
+    let (data, engine) = rig.hand_over().await;
+    let rig = Rig::on(data, engine, |_| {}).await;
+    assert_eq!(rig.sh("true").await.verdict(), "passed");
+    let names = docker(&["ps", "-a", "--format", "{{.Names}}"]);
+    assert!(names.contains(&name), "{names}");
+    assert!(!names.contains(&past), "{names}");
+    docker(&["rm", "-f", &name]);
+    rig.finish().await;
+}

@@ -1,0 +1,283 @@
+//! A whole worker for tests, over real HTTP on a port of its own, and the verbs to speak with it.
+
+use common::{Bytes, StepEnd, StepEvent, StepView, Stream};
+use futures_util::StreamExt as _;
+use reqwest::{Client, RequestBuilder, Response, StatusCode};
+use serde_json::{Value, json};
+use std::net::SocketAddr;
+use std::time::Duration;
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+
+use crate::auth::Token;
+use crate::data_dir::DataDir;
+use crate::signals::Stop;
+use crate::worker::{EngineChoice, Fake, Patience, Setup, Worker};
+
+/// Made by setup/test-image.sh: busybox and nothing else.
+pub(super) const IMAGE: &str = "bettertest-test:1";
+
+pub(super) struct Rig {
+    address: SocketAddr,
+    token: String,
+    client: Client,
+    worker: Worker,
+    pub(super) data: TempDir,
+    engine: EngineChoice,
+}
+
+/// What a step's stream told: each event with its position.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Told(pub(super) Vec<(u64, StepEvent)>);
+
+impl Rig {
+    pub(super) async fn fake() -> Rig {
+        Rig::with(EngineChoice::Fake(Fake::default()), |_| {}).await
+    }
+
+    pub(super) async fn docker() -> Rig {
+        let there = std::process::Command::new("docker").args(["image", "inspect", IMAGE]).output();
+        assert!(
+            there.as_ref().is_ok_and(|there| there.status.success()),
+            "docker or the image {IMAGE} is missing\nhint: setup/docker.sh && setup/test-image.sh\n{there:?}"
+        );
+        Rig::with(EngineChoice::Docker { host: None }, |_| {}).await
+    }
+
+    pub(super) async fn with(engine: EngineChoice, change: impl FnOnce(&mut Setup)) -> Rig {
+        Rig::on(TempDir::new().unwrap(), engine, change).await
+    }
+
+    /// A worker on a data directory that another one may have used before.
+    pub(super) async fn on(data: TempDir, engine: EngineChoice, change: impl FnOnce(&mut Setup)) -> Rig {
+        let dir = DataDir::open(data.path()).unwrap();
+        let token = Token::of(&dir).unwrap();
+        let text = token.as_str().to_owned();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut setup = Setup::new(listener, dir.hold("worker").unwrap(), dir.instance(), token);
+        setup.slots = 4;
+        setup.engine = engine.clone();
+        setup.patience = Patience {
+            term: Duration::from_millis(1500),
+            kill: Duration::from_millis(1500),
+            lease: Duration::from_millis(700),
+            ..Patience::default()
+        };
+        change(&mut setup);
+        let worker = Worker::begin(setup).await.unwrap();
+        Rig { address: worker.address(), token: text, client: Client::new(), worker, data, engine }
+    }
+
+    pub(super) fn fake_engine(&self) -> &Fake {
+        match &self.engine {
+            EngineChoice::Fake(fake) => fake,
+            EngineChoice::Docker { .. } => panic!("this rig has docker"),
+        }
+    }
+
+    pub(super) fn engine(&self) -> EngineChoice {
+        self.engine.clone()
+    }
+
+    pub(super) fn is_docker(&self) -> bool {
+        matches!(self.engine, EngineChoice::Docker { .. })
+    }
+
+    pub(super) fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    pub(super) fn bare(&self) -> &Client {
+        &self.client
+    }
+
+    pub(super) fn get(&self, path: &str) -> RequestBuilder {
+        self.client.get(self.url(path)).bearer_auth(&self.token)
+    }
+
+    pub(super) fn token(&self) -> &str {
+        &self.token
+    }
+
+    pub(super) fn instance(&self) -> String {
+        DataDir::open(self.data.path()).unwrap().instance().to_owned()
+    }
+
+    pub(super) async fn post(&self, spec: &Value) -> Response {
+        self.client
+            .post(self.url("/run"))
+            .bearer_auth(&self.token)
+            .body(spec.to_string())
+            .send()
+            .await
+            .unwrap()
+    }
+
+    /// Runs a step and reads it to its end.
+    pub(super) async fn run(&self, spec: Value) -> Told {
+        let response = self.post(&spec).await;
+        let status = response.status();
+        assert_eq!(status, StatusCode::OK, "{}", response.text().await.unwrap());
+        told(response).await
+    }
+
+    pub(super) async fn sh(&self, command: &str) -> Told {
+        self.run(json!({"image": IMAGE, "command": command})).await
+    }
+
+    /// Starts a step and leaves it alone.
+    pub(super) async fn start(&self, id: &str, command: &str) {
+        let response = self.post(&json!({"image": IMAGE, "command": command, "id": id})).await;
+        assert_eq!(response.status(), StatusCode::OK);
+    }
+
+    pub(super) async fn events(&self, id: &str, after: u64) -> Told {
+        let path = format!("/steps/{id}/events");
+        told(self.get(&path).header("last-event-id", after.to_string()).send().await.unwrap()).await
+    }
+
+    /// Follows a step until an event is of this kind.
+    pub(super) async fn until(&self, id: &str, is: impl Fn(&StepEvent) -> bool) {
+        let response = self.get(&format!("/steps/{id}/events")).send().await.unwrap();
+        let mut seen = Vec::new();
+        read(response, |_, event| {
+            seen.push(event.clone());
+            is(&event)
+        })
+        .await;
+        assert!(seen.last().is_some_and(&is), "it never came: {seen:?}");
+    }
+
+    pub(super) async fn cancel(&self, id: &str) -> StepView {
+        let url = self.url(&format!("/steps/{id}"));
+        let response = self.client.delete(url).bearer_auth(&self.token).send().await.unwrap();
+        assert_eq!(response.status(), StatusCode::OK);
+        response.json().await.unwrap()
+    }
+
+    /// The containers of this worker.
+    pub(super) fn containers(&self) -> Vec<String> {
+        containers(&self.engine, &self.data)
+    }
+
+    /// Cancels all that runs and stops. Nothing may be left.
+    pub(super) async fn finish(self) {
+        self.worker.stop(Stop::Interrupt).await;
+        assert_eq!(containers(&self.engine, &self.data), Vec::<String>::new());
+    }
+
+    /// Stops as SIGTERM does, and gives what the next worker needs.
+    pub(super) async fn hand_over(self) -> (TempDir, EngineChoice) {
+        self.worker.stop(Stop::Terminate).await;
+        (self.data, self.engine)
+    }
+}
+
+fn containers(engine: &EngineChoice, data: &TempDir) -> Vec<String> {
+    match engine {
+        EngineChoice::Fake(fake) => fake.containers(),
+        EngineChoice::Docker { .. } => {
+            let instance = DataDir::open(data.path()).unwrap().instance().to_owned();
+            let label = format!("label=bettertest.instance={instance}");
+            docker(&["ps", "-aq", "--filter", &label]).lines().map(str::to_owned).collect()
+        }
+    }
+}
+
+pub(super) fn docker(words: &[&str]) -> String {
+    let output = std::process::Command::new("docker").args(words).output().unwrap();
+    assert!(output.status.success(), "docker {words:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+pub(super) async fn told(response: Response) -> Told {
+    let mut events = Vec::new();
+    read(response, |position, event| {
+        events.push((position, event));
+        false
+    })
+    .await;
+    Told(events)
+}
+
+/// Reads server-sent events until one is enough, or until their end.
+async fn read(response: Response, mut enough: impl FnMut(u64, StepEvent) -> bool) {
+    assert_eq!(response.status(), StatusCode::OK);
+    assert_eq!(response.headers()["content-type"], "text/event-stream");
+    let mut chunks = response.bytes_stream();
+    let mut text = Vec::new();
+    while let Some(chunk) = chunks.next().await {
+        text.extend_from_slice(&chunk.unwrap());
+        let mut frames = text.windows(2).enumerate().filter(|(_, end)| end == b"\n\n").map(|(at, _)| at);
+        let Some(last) = frames.next_back() else { continue };
+        let rest = text.split_off(last + 2);
+        for frame in String::from_utf8(std::mem::replace(&mut text, rest)).unwrap().split_terminator("\n\n") {
+            let field = |name: &str| frame.lines().find_map(|line| line.strip_prefix(name));
+            if let (Some(id), Some(data)) = (field("id: "), field("data: ")) {
+                let event = serde_json::from_str(data).unwrap_or_else(|error| panic!("{error}: {data}"));
+                if enough(id.parse().unwrap(), event) {
+                    return;
+                }
+            }
+        }
+    }
+    assert_eq!(text, b"", "half an event at the end");
+}
+
+impl Told {
+    pub(super) fn bytes(&self, of: Stream) -> Vec<u8> {
+        let mut all = Vec::new();
+        for (_, event) in &self.0 {
+            if let StepEvent::Output { stream, bytes } = event
+                && *stream == of
+            {
+                all.extend_from_slice(bytes.as_slice());
+            }
+        }
+        all
+    }
+
+    pub(super) fn stdout(&self) -> String {
+        String::from_utf8(self.bytes(Stream::Stdout)).unwrap()
+    }
+
+    pub(super) fn stderr(&self) -> String {
+        String::from_utf8(self.bytes(Stream::Stderr)).unwrap()
+    }
+
+    pub(super) fn dropped(&self) -> u64 {
+        let dropped = |event: &StepEvent| match event {
+            StepEvent::Dropped { bytes } => *bytes,
+            _ => 0,
+        };
+        self.0.iter().map(|(_, event)| dropped(event)).sum()
+    }
+
+    pub(super) fn gaps(&self) -> usize {
+        self.0.iter().filter(|(_, event)| matches!(event, StepEvent::Gap { .. })).count()
+    }
+
+    /// The end, after making sure that there is one, as the last.
+    pub(super) fn end(&self) -> StepEnd {
+        let ends = self.0.iter().filter(|(_, event)| event.end().is_some()).count();
+        assert_eq!(ends, 1, "{:?}", self.kinds());
+        let last = self.0.last().unwrap().1.end();
+        last.unwrap_or_else(|| panic!("the end is not the last: {:?}", self.kinds()))
+    }
+
+    /// `passed`, or the reason why not.
+    pub(super) fn verdict(&self) -> &'static str {
+        self.end().verdict.reason().map_or("passed", |reason| reason.word())
+    }
+
+    pub(super) fn kinds(&self) -> Vec<String> {
+        let kind =
+            |event: &StepEvent| serde_json::to_value(event).unwrap()["event"].as_str().unwrap().to_owned();
+        self.0.iter().map(|(_, event)| kind(event)).collect()
+    }
+
+    pub(super) fn all_base64(&self) -> usize {
+        let base64 = |event: &StepEvent| matches!(event, StepEvent::Output { bytes: Bytes::Base64(_), .. });
+        self.0.iter().filter(|(_, event)| base64(event)).count()
+    }
+}

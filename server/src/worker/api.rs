@@ -1,0 +1,239 @@
+//! What a worker answers over HTTP: each route is a few lines over `steps.rs` and `spool.rs`.
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Path, Query, Request, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware::from_fn_with_state;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use bytes::Bytes;
+use common::{Health, StepId, StepSpec, StepView};
+use futures_util::Stream;
+use std::collections::HashMap;
+use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
+
+use super::output;
+use super::spool::Reader;
+use super::steps::{NotTaken, Reading, Step, Steps};
+use crate::auth::{Token, worker_guard};
+use crate::error::Refusal;
+use crate::http::{sse_response, write_event};
+use crate::limits;
+
+#[derive(Clone)]
+pub(super) struct Api {
+    pub(super) steps: Steps,
+    /// Ends the streams of steps that are handed over.
+    pub(super) cut: CancellationToken,
+}
+
+pub(super) fn router(api: Api, token: Token) -> Router {
+    let guarded = Router::new()
+        .route("/run", post(run))
+        .route("/steps", get(list))
+        .route("/steps/{id}", get(view).delete(cancel))
+        .route("/steps/{id}/events", get(events))
+        .route("/steps/{id}/output", get(output))
+        .fallback(no_such_route)
+        .method_not_allowed_fallback(no_such_method)
+        .layer(from_fn_with_state(token, worker_guard));
+    let open = Router::new().route("/health", get(health)).method_not_allowed_fallback(no_such_method);
+    open.merge(guarded).with_state(api)
+}
+
+async fn health(State(api): State<Api>, headers: HeaderMap) -> Response {
+    let steps = &api.steps;
+    let why = match steps.engine().check().await {
+        Err(fault) => {
+            Some(fault.hint.map_or(fault.message.clone(), |hint| format!("{}\nhint: {hint}", fault.message)))
+        }
+        Ok(()) if steps.is_draining() => Some("this worker is stopping".to_owned()),
+        Ok(()) => steps.trouble(),
+    };
+    let health = Health {
+        ok: why.is_none(),
+        why,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        engine: steps.engine().name().to_owned(),
+        slots: steps.capacity().slots,
+        kept_ready: Vec::new(),
+    };
+    let status = if health.ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let facts =
+        [("bettertest-version", health.version.clone()), ("bettertest-engine", health.engine.clone())];
+    let wants_json = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
+    if wants_json.is_some_and(|accept| accept.contains("application/json")) {
+        (status, facts, json(&health)).into_response()
+    } else {
+        let text = health.why.unwrap_or_else(|| "ok".to_owned()) + "\n";
+        (status, facts, text).into_response()
+    }
+}
+
+async fn run(State(api): State<Api>, request: Request) -> Result<Response, Refusal> {
+    let after = position(request.headers(), request.uri().query())?;
+    let spec = spec_of(request.into_body()).await?;
+    let step = api.steps.take(spec).await.map_err(refusal)?;
+    let id = step.id.to_string();
+    let mut response = stream(&api, &step, after)?;
+    let id = id.parse().map_err(|_| anyhow::anyhow!("a step id is a header value"))?;
+    response.headers_mut().insert("bettertest-step", id);
+    Ok(response)
+}
+
+async fn spec_of(body: Body) -> Result<StepSpec, Refusal> {
+    let bytes = axum::body::to_bytes(body, limits::BODY_BYTES).await.map_err(|_| {
+        Refusal::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            format!("the body is longer than {} bytes, or broke off", limits::BODY_BYTES),
+            "put long inputs into the image",
+        )
+    })?;
+    serde_json::from_slice(&bytes).map_err(|error| Refusal::bad_body(&error))
+}
+
+async fn list(State(api): State<Api>) -> Result<Response, Refusal> {
+    let views = tokio::task::spawn_blocking(move || api.steps.list()).await;
+    let views: Vec<StepView> = views.map_err(anyhow::Error::from)?.map_err(anyhow::Error::from)?;
+    Ok(json(&views).into_response())
+}
+
+async fn view(State(api): State<Api>, Path(id): Path<String>) -> Result<Response, Refusal> {
+    let step = known(&api, &id)?;
+    Ok(json(&step.view().map_err(anyhow::Error::from)?).into_response())
+}
+
+async fn cancel(State(api): State<Api>, Path(id): Path<String>) -> Result<Response, Refusal> {
+    let step = known(&api, &id)?;
+    step.ask_to_stop(common::Reason::CancelAsked);
+    Ok(json(&step.view().map_err(anyhow::Error::from)?).into_response())
+}
+
+async fn events(
+    State(api): State<Api>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+    request: Request,
+) -> Result<Response, Refusal> {
+    let after = position(&headers, request.uri().query())?;
+    let step = known(&api, &id)?;
+    stream(&api, &step, after)
+}
+
+async fn output(
+    State(api): State<Api>,
+    Path(id): Path<String>,
+    Query(query): Query<HashMap<String, String>>,
+    headers: HeaderMap,
+) -> Result<Response, Refusal> {
+    let step = known(&api, &id)?;
+    let follow = query.get("follow").is_some_and(|follow| follow == "1");
+    let range = headers.get(header::RANGE).and_then(|range| range.to_str().ok());
+    output::respond(&step, follow, range, api.cut).await
+}
+
+/// The step's events from this position on, as they were written, each with the position after it.
+fn stream(api: &Api, step: &Arc<Step>, after: u64) -> Result<Response, Refusal> {
+    let reading = step.read();
+    let reader = step.spool.reader(after).map_err(anyhow::Error::from)?.ok_or_else(|| {
+        Refusal::new(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            format!("no event of step {} ends at {after}", step.id),
+            "resume with the id of an event that this worker sent, or begin at 0",
+        )
+    })?;
+    Ok(sse_response(frames(reader, reading), api.cut.clone()))
+}
+
+fn frames(reader: Reader, reading: Reading) -> impl Stream<Item = Bytes> + Send {
+    futures_util::stream::unfold((reader, reading), |(mut reader, reading)| async move {
+        match reader.next().await {
+            Ok(Some(lines)) => {
+                let mut frames = Vec::with_capacity(lines.len() + 1024);
+                for (position, line) in lines.iter() {
+                    write_event(&mut frames, None, Some(position), line);
+                }
+                Some((Bytes::from(frames), (reader, reading)))
+            }
+            Ok(None) => None,
+            Err(error) => {
+                // The stream ends without an end; its reader resumes, or gives up.
+                tracing::error!("a spool cannot be read: {error}");
+                None
+            }
+        }
+    })
+}
+
+/// Where to go on: `Last-Event-ID`, as browsers and our own clients send it, or `?after=`.
+fn position(headers: &HeaderMap, query: Option<&str>) -> Result<u64, Refusal> {
+    let header = headers.get("last-event-id").and_then(|id| id.to_str().ok());
+    let asked = query.and_then(|query| query.split('&').find_map(|pair| pair.strip_prefix("after=")));
+    match header.or(asked) {
+        None | Some("") => Ok(0),
+        Some(text) => text.parse().map_err(|_| {
+            Refusal::new(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                format!("a position is a number, not {text:?}"),
+                "resume with the id of the last event that was seen",
+            )
+        }),
+    }
+}
+
+fn known(api: &Api, id: &str) -> Result<Arc<Step>, Refusal> {
+    let id = StepId::try_from(id.to_owned()).map_err(|_| no_such_step(id))?;
+    let found = api.steps.find(&id).map_err(anyhow::Error::from)?;
+    found.ok_or_else(|| no_such_step(id.as_str()))
+}
+
+fn no_such_step(id: &str) -> Refusal {
+    Refusal::new(StatusCode::NOT_FOUND, format!("there is no step {id}"), "GET /steps lists the steps")
+}
+
+async fn no_such_route(request: Request) -> Refusal {
+    Refusal::new(
+        StatusCode::NOT_FOUND,
+        format!("a worker has no {}", request.uri().path()),
+        "it has /health, /run, /steps, /steps/ID/events, /steps/ID/output",
+    )
+}
+
+async fn no_such_method(request: Request) -> Refusal {
+    Refusal::new(
+        StatusCode::METHOD_NOT_ALLOWED,
+        format!("{} does not take {}", request.uri().path(), request.method()),
+        "POST /run, DELETE /steps/ID, GET everything else",
+    )
+}
+
+fn refusal(not_taken: NotTaken) -> Refusal {
+    let error = not_taken.to_string();
+    let refuse = |status, hint: &str| Refusal::new(status, error.clone(), hint);
+    match not_taken {
+        NotTaken::BadSpec(_) => refuse(StatusCode::UNPROCESSABLE_ENTITY, "mend the named field"),
+        NotTaken::CapTooHigh(_) => refuse(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "ask for less, or start the worker with --max-output-bytes",
+        ),
+        NotTaken::OtherSpec(_) => refuse(StatusCode::CONFLICT, "give another command another id"),
+        NotTaken::Forgotten(_) => refuse(StatusCode::GONE, "choose a new id to run it once more"),
+        NotTaken::EngineDown(fault) => {
+            refuse(StatusCode::SERVICE_UNAVAILABLE, fault.hint.as_deref().unwrap_or("try again"))
+        }
+        NotTaken::Draining => {
+            refuse(StatusCode::SERVICE_UNAVAILABLE, "try again when it is back; running steps go on")
+        }
+        NotTaken::DiskFull(_) => {
+            refuse(StatusCode::SERVICE_UNAVAILABLE, "make room there; the worker goes on by itself")
+        }
+        NotTaken::Unrecorded(source) => Refusal::internal(&anyhow::Error::from(source)),
+    }
+}
+
+fn json<T: serde::Serialize>(body: &T) -> impl IntoResponse + use<T> {
+    let text = serde_json::to_vec(body).expect("bodies are strings and numbers");
+    ([(header::CONTENT_TYPE, "application/json")], text)
+}

@@ -1,0 +1,204 @@
+//! What makes containers: the contract that every engine keeps, in prose and in types.
+//!
+//! A step's life (`life.rs`) asks an engine to `prepare` its image, to `start` one container for it, and then
+//! reads what happens there until the container has `Exited` or is `Lost`, exactly one of the two, as the last.
+//!
+//! * One container per step id, ever. Asked again for a step whose container exists, `start` takes that one.
+//! * An exit code is told only on evidence: of this very container, which ran and has ended by itself or by a
+//!   signal that was sent on purpose. Where that is not certain it is `Lost`.
+//! * Output comes in order and whole, or there is a `Gap` exactly where some is missing.
+//! * Every call comes back within a limit. An engine that does not answer is a `Fault`, never an exit code.
+//! * It touches nothing that is not labelled as its instance's, except what is long past its own deadline.
+//!
+//! Engines decide nothing: time limits, cancelling and killing are in `life.rs`, for all of them alike.
+
+mod docker;
+mod fake;
+
+use bytes::Bytes;
+use common::{Reason, StepId, StepSpec, Stream};
+use std::collections::HashSet;
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+
+pub(crate) use docker::Docker;
+pub(crate) use fake::Fake;
+
+/// How many pieces of output an engine may be ahead of the one who writes them down.
+const AHEAD: usize = 8;
+
+#[derive(Clone)]
+pub(crate) enum Engine {
+    Docker(Docker),
+    Fake(Fake),
+}
+
+/// Why a step cannot go on that is not its own fault.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub(crate) struct Fault {
+    pub(crate) reason: Reason,
+    pub(crate) message: String,
+    pub(crate) hint: Option<String>,
+}
+
+/// A container to be made.
+#[derive(Debug, Clone)]
+pub(crate) struct Job {
+    pub(crate) step: StepId,
+    pub(crate) spec: StepSpec,
+    /// What `prepare` found.
+    pub(crate) image_digest: String,
+    /// Seconds since 1970 after which any worker may remove the container.
+    pub(crate) deadline_s: u64,
+}
+
+/// A container that was started, and what happens in it.
+pub(crate) struct Running {
+    pub(crate) container: String,
+    pub(crate) image_digest: String,
+    /// How long ago it started.
+    pub(crate) age: Duration,
+    pub(crate) happenings: mpsc::Receiver<Happening>,
+}
+
+#[derive(Debug)]
+pub(crate) enum Happening {
+    Output(Stream, Bytes),
+    /// Something may be missing here.
+    Gap,
+    Exited(Exit),
+    /// What became of the container is not known for certain.
+    Lost {
+        fault: Fault,
+        /// As evidence only.
+        exit_code: Option<u8>,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Exit {
+    pub(crate) code: u8,
+    /// Out of memory, on evidence only.
+    pub(crate) oom: bool,
+    pub(crate) signal: Option<u8>,
+    pub(crate) cpu_ms: Option<u64>,
+    pub(crate) peak_memory_bytes: Option<u64>,
+}
+
+/// Why there is no running container.
+#[derive(Debug)]
+pub(crate) enum NotStarted {
+    Fault(Fault),
+    /// The user's command cannot be executed: 127 where it is not found, 126 where it is no program, as shells
+    /// and `docker run` have it.
+    CannotExecute {
+        exit_code: u8,
+        message: String,
+    },
+}
+
+impl From<Fault> for NotStarted {
+    fn from(fault: Fault) -> NotStarted {
+        NotStarted::Fault(fault)
+    }
+}
+
+/// How far a preparation is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct News {
+    pub(crate) what: String,
+    pub(crate) done_bytes: Option<u64>,
+    pub(crate) total_bytes: Option<u64>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Signal {
+    Term,
+    Kill,
+}
+
+impl Engine {
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Engine::Docker(_) => "docker",
+            Engine::Fake(_) => "fake",
+        }
+    }
+
+    /// Can it run steps right now?
+    pub(crate) async fn check(&self) -> Result<(), Fault> {
+        match self {
+            Engine::Docker(docker) => docker.check().await,
+            Engine::Fake(fake) => fake.check(),
+        }
+    }
+
+    /// Finds the image, fetching it where it is not here, and answers with its digest. Dropping the future
+    /// stops what nobody else waits for.
+    pub(crate) async fn prepare(
+        &self,
+        spec: &StepSpec,
+        news: &watch::Sender<Option<News>>,
+    ) -> Result<String, Fault> {
+        match self {
+            Engine::Docker(docker) => docker.prepare(spec, news).await,
+            Engine::Fake(fake) => fake.prepare(spec, news).await,
+        }
+    }
+
+    /// Makes the step's container and starts it. Not to be dropped before it answers.
+    pub(crate) async fn start(&self, job: &Job) -> Result<Running, NotStarted> {
+        match self {
+            Engine::Docker(docker) => docker.start(job).await,
+            Engine::Fake(fake) => fake.start(job),
+        }
+    }
+
+    /// The container of a step that an earlier worker started; None where there is none, or one that never ran.
+    pub(crate) async fn adopt(&self, step: &StepId) -> Result<Option<Running>, Fault> {
+        match self {
+            Engine::Docker(docker) => docker.adopt(step).await,
+            Engine::Fake(fake) => fake.adopt(step),
+        }
+    }
+
+    /// A container that has ended already is no fault.
+    pub(crate) async fn signal(&self, step: &StepId, signal: Signal) -> Result<(), Fault> {
+        match self {
+            Engine::Docker(docker) => docker.signal(step, signal).await,
+            Engine::Fake(fake) => fake.signal(step, signal),
+        }
+    }
+
+    /// Removes the step's container with all that belongs to it, running or not. None there is no fault.
+    pub(crate) async fn remove(&self, step: &StepId) -> Result<(), Fault> {
+        match self {
+            Engine::Docker(docker) => docker.remove(step).await,
+            Engine::Fake(fake) => fake.remove(step),
+        }
+    }
+
+    /// Removes the containers of this instance that are not of these steps, and of other instances what is long
+    /// past its deadline. Answers with the steps that have a container afterwards.
+    pub(crate) async fn sweep(&self, keep: &(dyn Fn(&str) -> bool + Sync)) -> Result<HashSet<String>, Fault> {
+        match self {
+            Engine::Docker(docker) => docker.sweep(keep).await,
+            Engine::Fake(fake) => Ok(fake.sweep(keep)),
+        }
+    }
+}
+
+impl Fault {
+    pub(crate) fn new(reason: Reason, message: impl Into<String>, hint: impl Into<String>) -> Fault {
+        Fault { reason, message: message.into(), hint: Some(hint.into()) }
+    }
+
+    pub(crate) fn no_such_image(engine: &str, image: &str, also: &str) -> Fault {
+        Fault::new(
+            Reason::ImageNotFound,
+            format!("{engine} has no image \"{image}\"{also}"),
+            format!("build it on this worker: docker build -t {image} ."),
+        )
+    }
+}

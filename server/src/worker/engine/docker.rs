@@ -1,0 +1,397 @@
+//! Steps in containers of a Docker Engine, by its HTTP API.
+//!
+//! A container is named after its instance and step, so that a step can never have two. Its output is attached to
+//! before it is started, with the log driver `none`: reading logs back loses or alters bytes. How it ended is
+//! read from `inspect` alone; `wait` only says when to look (on a container that was not yet started it answers
+//! 0 at once). Nothing is removed by Docker itself. Nothing here decides that a step is to end.
+
+mod body;
+mod clock;
+mod images;
+mod watch;
+
+use bollard::Docker as Client;
+use bollard::errors::Error;
+use bollard::models::{ContainerInspectResponse, ContainerStateStatusEnum};
+use bollard::query_parameters::{
+    AttachContainerOptions, CreateContainerOptions, InspectContainerOptions, KillContainerOptions,
+    ListContainersOptions, RemoveContainerOptions, StartContainerOptions,
+};
+use common::{Reason, StepId, StepSpec};
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+use tokio::sync::mpsc;
+
+use super::{AHEAD, Fault, Job, News, NotStarted, Running, Signal};
+use crate::limits;
+use images::Pulls;
+
+pub(crate) const DEFAULT_HOST: &str = "unix:///var/run/docker.sock";
+
+const INSTANCE: &str = "bettertest.instance";
+const STEP: &str = "bettertest.step";
+const DEADLINE: &str = "bettertest.deadline";
+
+/// A stranger's container is removed so long after its own deadline, in seconds.
+const LONG_PAST_S: u64 = 600;
+
+/// What all steps of one worker share. Clones share it too.
+#[derive(Clone)]
+pub(crate) struct Docker(Arc<Inner>);
+
+struct Inner {
+    host: String,
+    instance: String,
+    /// How many steps run at once: the default of `memory_bytes` depends on it.
+    slots: usize,
+    /// Capabilities beyond the usual six, by the worker's operator.
+    allow_caps: Vec<String>,
+    /// Made at the first use: a worker may be there before its Docker is.
+    client: Mutex<Option<Client>>,
+    pulls: Pulls,
+}
+
+/// A call that did not do what it was to do.
+#[derive(Debug)]
+enum Trouble {
+    /// No connection, no answer in time, or half an answer.
+    Away(String),
+    NotFound(String),
+    Conflict(String),
+    /// It answered, and refused.
+    Refused {
+        status: u16,
+        message: String,
+    },
+}
+
+impl Docker {
+    pub(crate) fn new(host: Option<&str>, instance: &str, slots: usize, allow_caps: Vec<String>) -> Docker {
+        Docker(Arc::new(Inner {
+            host: host.unwrap_or(DEFAULT_HOST).to_owned(),
+            instance: instance.to_owned(),
+            slots,
+            allow_caps,
+            client: Mutex::new(None),
+            pulls: Pulls::default(),
+        }))
+    }
+
+    pub(super) async fn check(&self) -> Result<(), Fault> {
+        let client = self.client().await?;
+        self.call(limits::DOCKER_LOOK, client.ping()).await.map(drop).map_err(|trouble| self.fault(trouble))
+    }
+
+    pub(super) async fn prepare(
+        &self,
+        spec: &StepSpec,
+        news: &tokio::sync::watch::Sender<Option<News>>,
+    ) -> Result<String, Fault> {
+        images::resolve(self, spec, news).await
+    }
+
+    pub(super) async fn start(&self, job: &Job) -> Result<Running, NotStarted> {
+        let client = self.client().await?;
+        let name = self.container_name(&job.step);
+        let memory = self.memory_bytes(&client, &job.spec).await?;
+        let body = body::container(&self.0, job, memory);
+        let options = CreateContainerOptions { name: Some(name.clone()), platform: String::new() };
+        let made = client.create_container(Some(options), body);
+        match self.call(limits::DOCKER_CHANGE, made).await {
+            Ok(_) => {}
+            // An earlier try of this very step, whose answer was lost or which a crash cut short.
+            Err(Trouble::Conflict(_)) => {
+                if let Some(running) = self.adopt_named(&client, &name).await? {
+                    return Ok(running);
+                }
+            }
+            Err(Trouble::NotFound(message)) => {
+                return Err(Fault::no_such_image(
+                    "docker",
+                    &job.spec.image,
+                    &format!(" any more: {message}"),
+                )
+                .into());
+            }
+            Err(trouble) => return Err(self.start_failed(trouble).into()),
+        }
+        let started = self.attach_and_start(&client, &name).await;
+        if started.is_err() {
+            // What did not start is not to stay. Where this fails too, the next sweep removes it.
+            drop(self.remove(&job.step).await);
+        }
+        started.map(|output| self.running(client, name, job.image_digest.clone(), Duration::ZERO, output))
+    }
+
+    async fn attach_and_start(&self, client: &Client, name: &str) -> Result<watch::Output, NotStarted> {
+        let output = self.attach(client, name).await.map_err(|trouble| self.start_failed(trouble))?;
+        let start = client.start_container(name, None::<StartContainerOptions>);
+        match self.call(limits::DOCKER_START, start).await {
+            Ok(()) => Ok(output),
+            Err(Trouble::Refused { status: 400, message }) => match cannot_execute(&message) {
+                Some(exit_code) => Err(NotStarted::CannotExecute { exit_code, message }),
+                None => Err(self.start_failed(Trouble::Refused { status: 400, message }).into()),
+            },
+            Err(Trouble::Away(message)) => {
+                // The answer was lost, but perhaps not the start.
+                let state = self.inspect(client, name).await.ok().and_then(|found| found.state);
+                match state.and_then(|state| state.status) {
+                    Some(ContainerStateStatusEnum::RUNNING | ContainerStateStatusEnum::EXITED) => Ok(output),
+                    _ => Err(self.fault(Trouble::Away(message)).into()),
+                }
+            }
+            Err(trouble) => Err(self.start_failed(trouble).into()),
+        }
+    }
+
+    pub(super) async fn adopt(&self, step: &StepId) -> Result<Option<Running>, Fault> {
+        let client = self.client().await?;
+        self.adopt_named(&client, &self.container_name(step)).await
+    }
+
+    /// None where no such container was ever started; one that was made only is left as it is.
+    async fn adopt_named(&self, client: &Client, name: &str) -> Result<Option<Running>, Fault> {
+        let found = match self.inspect(client, name).await {
+            Ok(found) => found,
+            Err(Trouble::NotFound(_)) => return Ok(None),
+            Err(trouble) => return Err(self.fault(trouble)),
+        };
+        let Some(started) = watch::started_at(&found) else { return Ok(None) };
+        let age = SystemTime::now().duration_since(started).unwrap_or_default();
+        let image = found.image.unwrap_or_default();
+        // Whether it still runs or not, and what to make of that, is seen by the one who watches it.
+        let output = watch::Output::missed();
+        Ok(Some(self.running(client.clone(), name.to_owned(), image, age, output)))
+    }
+
+    fn running(
+        &self,
+        client: Client,
+        name: String,
+        image_digest: String,
+        age: Duration,
+        output: watch::Output,
+    ) -> Running {
+        let (tell, happenings) = mpsc::channel(AHEAD);
+        let watcher = watch::Watcher::new(self.clone(), client, name.clone(), tell);
+        // It ends with its container, or as soon as nobody listens any more.
+        tokio::spawn(watcher.watch(output));
+        Running { container: name, image_digest, age, happenings }
+    }
+
+    pub(super) async fn signal(&self, step: &StepId, signal: Signal) -> Result<(), Fault> {
+        let client = self.client().await?;
+        let signal = match signal {
+            Signal::Term => "SIGTERM",
+            Signal::Kill => "SIGKILL",
+        };
+        let name = self.container_name(step);
+        let options = KillContainerOptions { signal: signal.to_owned() };
+        match self.call(limits::DOCKER_CHANGE, client.kill_container(&name, Some(options))).await {
+            Ok(()) | Err(Trouble::NotFound(_) | Trouble::Conflict(_)) => Ok(()),
+            Err(trouble) => Err(self.fault(trouble)),
+        }
+    }
+
+    pub(super) async fn remove(&self, step: &StepId) -> Result<(), Fault> {
+        let client = self.client().await?;
+        let removed = self.remove_named(&client, &self.container_name(step)).await;
+        removed.map_err(|trouble| self.fault(trouble))
+    }
+
+    async fn remove_named(&self, client: &Client, name: &str) -> Result<(), Trouble> {
+        let options = RemoveContainerOptions { force: true, v: true, link: false };
+        match self.call(limits::DOCKER_CHANGE, client.remove_container(name, Some(options))).await {
+            // A conflict: its removal is under way already.
+            Ok(()) | Err(Trouble::NotFound(_) | Trouble::Conflict(_)) => Ok(()),
+            Err(trouble) => Err(trouble),
+        }
+    }
+
+    pub(super) async fn sweep(&self, keep: &(dyn Fn(&str) -> bool + Sync)) -> Result<HashSet<String>, Fault> {
+        let client = self.client().await?;
+        let labelled = HashMap::from([("label".to_owned(), vec![INSTANCE.to_owned()])]);
+        let options = ListContainersOptions { all: true, filters: Some(labelled), ..Default::default() };
+        let listed = client.list_containers(Some(options));
+        let found = self.call(limits::DOCKER_CHANGE, listed).await.map_err(|trouble| self.fault(trouble))?;
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+        let mut left = HashSet::new();
+        for container in found {
+            let (Some(id), Some(labels)) = (container.id, container.labels) else { continue };
+            let step = labels.get(STEP).map(String::as_str).unwrap_or_default();
+            let ours = labels.get(INSTANCE) == Some(&self.0.instance);
+            let deadline = labels.get(DEADLINE).and_then(|text| text.parse::<u64>().ok());
+            let long_past = deadline.is_some_and(|deadline| now > deadline.saturating_add(LONG_PAST_S));
+            let unwanted = if ours { !keep(step) } else { long_past };
+            if !unwanted {
+                if ours {
+                    left.insert(step.to_owned());
+                }
+                continue;
+            }
+            tracing::info!(step, container = id, "removing a container that nobody waits for");
+            if let Err(trouble) = self.remove_named(&client, &id).await {
+                let fault = self.fault(trouble);
+                tracing::warn!(step, container = id, "a container could not be removed: {fault}");
+                if ours {
+                    left.insert(step.to_owned());
+                }
+            }
+        }
+        Ok(left)
+    }
+
+    async fn attach(&self, client: &Client, name: &str) -> Result<watch::Output, Trouble> {
+        let options =
+            AttachContainerOptions { stdout: true, stderr: true, stream: true, ..Default::default() };
+        let attached = client.attach_container(name, Some(options));
+        self.call(limits::DOCKER_LOOK, attached).await.map(|attached| watch::Output::live(attached.output))
+    }
+
+    async fn inspect(&self, client: &Client, name: &str) -> Result<ContainerInspectResponse, Trouble> {
+        let inspected = client.inspect_container(name, None::<InspectContainerOptions>);
+        self.call(limits::DOCKER_LOOK, inspected).await
+    }
+
+    /// A third of a machine's memory is not to be lost because nobody said how much a step needs, and one step
+    /// is not to take the machine: an even share of the memory, but not less than 4 GiB, nor more than 3/4.
+    async fn memory_bytes(&self, client: &Client, spec: &StepSpec) -> Result<u64, Fault> {
+        if let Some(bytes) = spec.memory_bytes {
+            return Ok(bytes);
+        }
+        let info =
+            self.call(limits::DOCKER_LOOK, client.info()).await.map_err(|trouble| self.fault(trouble))?;
+        let total = info.mem_total.and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(0);
+        if total == 0 {
+            return Ok(FAIR_MEMORY_BYTES);
+        }
+        Ok((total / self.0.slots.max(1) as u64).max(FAIR_MEMORY_BYTES).min(total / 4 * 3))
+    }
+
+    fn container_name(&self, step: &StepId) -> String {
+        format!("bettertest-{}-{step}", self.0.instance)
+    }
+
+    async fn client(&self) -> Result<Client, Fault> {
+        if let Some(client) = self.0.client.lock().unwrap_or_else(PoisonError::into_inner).clone() {
+            return Ok(client);
+        }
+        let client = self.connect().map_err(|error| self.fault(trouble_of(error)))?;
+        let negotiated = self.call(limits::DOCKER_LOOK, client.negotiate_version()).await;
+        let client = negotiated.map_err(|trouble| self.fault(trouble))?;
+        let version = client.client_version();
+        if (version.major_version, version.minor_version) < OLDEST_API {
+            return Err(Fault::new(
+                Reason::EngineUnavailable,
+                format!("docker at {} speaks API {version} only", self.0.host),
+                format!("update it: API {}.{} is needed", OLDEST_API.0, OLDEST_API.1),
+            ));
+        }
+        *self.0.client.lock().unwrap_or_else(PoisonError::into_inner) = Some(client.clone());
+        Ok(client)
+    }
+
+    fn connect(&self) -> Result<Client, Error> {
+        let host = self.0.host.as_str();
+        let seconds = limits::DOCKER_START.as_secs();
+        let version = bollard::API_DEFAULT_VERSION;
+        if host.starts_with("tcp://") || host.starts_with("http://") {
+            return Client::connect_with_http(host, seconds, version);
+        }
+        let path = host.strip_prefix("unix://").unwrap_or(host);
+        Client::connect_with_unix(path, seconds, version)
+    }
+
+    async fn call<T>(
+        &self,
+        limit: Duration,
+        call: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Trouble> {
+        match tokio::time::timeout(limit, call).await {
+            Ok(done) => done.map_err(trouble_of),
+            Err(_) => Err(Trouble::Away(format!("no answer within {} s", limit.as_secs()))),
+        }
+    }
+
+    /// For calls of which no refusal is expected.
+    fn fault(&self, trouble: Trouble) -> Fault {
+        let host = &self.0.host;
+        match trouble {
+            Trouble::Away(message) if message.contains("ermission denied") => Fault::new(
+                Reason::EngineUnavailable,
+                format!("this user may not use docker at {host}: {message}"),
+                "add the user to the group docker and log in again, or name another daemon with --docker-host",
+            ),
+            Trouble::Away(message) => Fault::new(
+                Reason::EngineUnavailable,
+                format!("docker does not answer at {host}: {message}"),
+                "start it (systemctl start docker), or name another one with --docker-host",
+            ),
+            Trouble::NotFound(message) | Trouble::Conflict(message) | Trouble::Refused { message, .. } => {
+                Fault::new(
+                    Reason::EngineUnavailable,
+                    format!("docker at {host} refused: {message}"),
+                    "its own log says more",
+                )
+            }
+        }
+    }
+
+    fn start_failed(&self, trouble: Trouble) -> Fault {
+        match trouble {
+            Trouble::Away(_) => self.fault(trouble),
+            Trouble::NotFound(message) | Trouble::Conflict(message) | Trouble::Refused { message, .. } => {
+                Fault::new(
+                    Reason::StartFailed,
+                    format!("docker could not start the container: {message}"),
+                    "check image, user and workdir of the step",
+                )
+            }
+        }
+    }
+}
+
+/// Enough for most suites, where nobody says how much.
+const FAIR_MEMORY_BYTES: u64 = 4 * 1024 * 1024 * 1024;
+
+/// Docker 19.03.
+const OLDEST_API: (usize, usize) = (1, 40);
+
+/// The exit code that `docker run` gives to what it cannot execute, by Docker's own words.
+fn cannot_execute(message: &str) -> Option<u8> {
+    let of_command = message.contains("exec:") || message.contains("exec format error");
+    if !of_command {
+        None
+    } else if message.contains("not found") || message.contains("no such file or directory") {
+        Some(127)
+    } else {
+        Some(126)
+    }
+}
+
+fn trouble_of(error: Error) -> Trouble {
+    match error {
+        Error::DockerResponseServerError { status_code, message } => match status_code {
+            404 => Trouble::NotFound(message),
+            409 => Trouble::Conflict(message),
+            status => Trouble::Refused { status, message },
+        },
+        Error::DockerStreamError { error } => Trouble::Refused { status: 0, message: error },
+        other => Trouble::Away(with_causes(&other)),
+    }
+}
+
+/// Hyper's own words say nothing without their causes.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut words = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !words.contains(&more) {
+            words = format!("{words}: {more}");
+        }
+        cause = error.source();
+    }
+    words
+}

@@ -1,0 +1,241 @@
+//! Watching one started container until it is certain how it ended, over a restart of Docker too.
+//!
+//! That a container has ended says nothing about its command when Docker itself was restarted meanwhile: Docker
+//! ends the containers that it does not keep, and some commands answer that with exit code 0. So an exit code
+//! is believed only if the Docker that started the container is the one that tells it, or if the container ended
+//! after the new one began. When it began is when it made its network `bridge`.
+
+use bollard::Docker as Client;
+use bollard::container::LogOutput;
+use bollard::errors::Error;
+use bollard::models::{ContainerInspectResponse, ContainerStateStatusEnum};
+use bollard::query_parameters::{InspectNetworkOptions, WaitContainerOptions};
+use common::{Reason, Stream as Of};
+use futures_util::{Stream, StreamExt as _};
+use std::pin::Pin;
+use std::time::SystemTime;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::super::{Exit, Fault, Happening};
+use super::{Docker, Trouble, clock};
+use crate::limits;
+
+type Pieces = Pin<Box<dyn Stream<Item = Result<LogOutput, Error>> + Send>>;
+
+/// What a container prints, if we are attached to it.
+pub(super) struct Output(Option<Pieces>);
+
+impl Output {
+    pub(super) fn live(pieces: Pieces) -> Output {
+        Output(Some(pieces))
+    }
+
+    /// Of a container that nobody was attached to.
+    pub(super) fn missed() -> Output {
+        Output(None)
+    }
+}
+
+pub(super) struct Watcher {
+    docker: Docker,
+    client: Client,
+    name: String,
+    tell: mpsc::Sender<Happening>,
+}
+
+/// Nobody listens any more.
+struct Unheard;
+
+enum Followed {
+    /// Docker says that it is over, and all that it printed was passed on.
+    ToTheEnd,
+    /// Docker stopped talking.
+    Broken,
+}
+
+impl Watcher {
+    pub(super) fn new(
+        docker: Docker,
+        client: Client,
+        name: String,
+        tell: mpsc::Sender<Happening>,
+    ) -> Watcher {
+        Watcher { docker, client, name, tell }
+    }
+
+    pub(super) async fn watch(self, output: Output) {
+        let Ok(last) = self.until_known(output).await else { return };
+        // Unheard as well: then nobody wants to know.
+        drop(self.tell.send(last).await);
+    }
+
+    async fn until_known(&self, mut output: Output) -> Result<Happening, Unheard> {
+        loop {
+            let followed = match output.0.take() {
+                Some(pieces) => self.follow(pieces).await?,
+                None => Followed::Broken,
+            };
+            let (found, at_once) = match self.look().await? {
+                Ok(seen) => seen,
+                Err(fault) => return Ok(Happening::Lost { fault, exit_code: None }),
+            };
+            if has_ended(&found) {
+                let heard_all = matches!(followed, Followed::ToTheEnd);
+                if !heard_all {
+                    self.tell(Happening::Gap).await?;
+                }
+                return Ok(self.conclude(&found, heard_all && at_once).await);
+            }
+            if started_at(&found).is_none() {
+                let fault = Fault {
+                    reason: Reason::ExitUnknown,
+                    message: "docker says of a container that it ran that it never started".to_owned(),
+                    hint: None,
+                };
+                return Ok(Happening::Lost { fault, exit_code: None });
+            }
+            // It still runs: listen again, from here on.
+            match self.docker.attach(&self.client, &self.name).await {
+                Ok(live) => {
+                    output = live;
+                    self.tell(Happening::Gap).await?;
+                }
+                Err(_) => sleep(limits::ENGINE_RETRY).await,
+            }
+        }
+    }
+
+    /// Passes on what is printed, until Docker says that the container has ended.
+    async fn follow(&self, mut pieces: Pieces) -> Result<Followed, Unheard> {
+        // `not-running` answers at once of a container that was not started yet. This one was.
+        let condition = WaitContainerOptions { condition: "not-running".to_owned() };
+        let wait = self.client.wait_container(&self.name, Some(condition));
+        let mut wait = std::pin::pin!(wait);
+        let mut open = true;
+        loop {
+            tokio::select! {
+                piece = pieces.next(), if open => open = self.pass_on(piece).await?,
+                answer = wait.next() => match answer {
+                    Some(Ok(_) | Err(Error::DockerContainerWaitError { .. })) => break,
+                    Some(Err(_)) | None => return Ok(Followed::Broken),
+                },
+                () = self.tell.closed() => return Err(Unheard),
+            }
+        }
+        while open {
+            match timeout(limits::LAST_OUTPUT, pieces.next()).await {
+                Ok(piece) => open = self.pass_on(piece).await?,
+                Err(_) => {
+                    self.tell(Happening::Gap).await?;
+                    open = false;
+                }
+            }
+        }
+        Ok(Followed::ToTheEnd)
+    }
+
+    /// Answers whether there can be more.
+    async fn pass_on(&self, piece: Option<Result<LogOutput, Error>>) -> Result<bool, Unheard> {
+        match piece {
+            Some(Ok(LogOutput::StdOut { message })) => {
+                self.tell(Happening::Output(Of::Stdout, message)).await?
+            }
+            Some(Ok(LogOutput::StdErr { message })) => {
+                self.tell(Happening::Output(Of::Stderr, message)).await?
+            }
+            // Not a frame of Docker's, or half of one: the connection was cut within it.
+            Some(Ok(LogOutput::StdIn { .. } | LogOutput::Console { .. }) | Err(_)) => {
+                self.tell(Happening::Gap).await?;
+                return Ok(false);
+            }
+            None => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    /// The container as Docker has it now, and whether Docker said so at once: one that is away is waited for.
+    async fn look(&self) -> Result<Result<(ContainerInspectResponse, bool), Fault>, Unheard> {
+        let give_up = Instant::now() + limits::ENGINE_AWAY;
+        let mut at_once = true;
+        loop {
+            match self.docker.inspect(&self.client, &self.name).await {
+                Ok(found) => return Ok(Ok((found, at_once))),
+                Err(Trouble::NotFound(_)) => {
+                    return Ok(Err(Fault::new(
+                        Reason::ContainerLost,
+                        "the container is gone, and with it its exit code",
+                        "did somebody remove it, or prune docker? run it again",
+                    )));
+                }
+                Err(trouble) if Instant::now() >= give_up => return Ok(Err(self.docker.fault(trouble))),
+                Err(_) => at_once = false,
+            }
+            tokio::select! {
+                () = sleep(limits::ENGINE_RETRY) => {}
+                () = self.tell.closed() => return Err(Unheard),
+            }
+        }
+    }
+
+    async fn conclude(&self, found: &ContainerInspectResponse, uninterrupted: bool) -> Happening {
+        let state = found.state.clone().unwrap_or_default();
+        let exit_code = state.exit_code.and_then(|code| u8::try_from(code).ok());
+        if !uninterrupted && let Some(fault) = self.restarted_since(found).await {
+            return Happening::Lost { fault, exit_code };
+        }
+        match exit_code {
+            Some(code) => Happening::Exited(Exit {
+                code,
+                oom: state.oom_killed == Some(true),
+                // Docker gives 137 for `exit 137` and for SIGKILL alike, and counts no resources.
+                signal: None,
+                cpu_ms: None,
+                peak_memory_bytes: None,
+            }),
+            None => {
+                let message = format!("docker tells no exit code that there is: {:?}", state.exit_code);
+                let fault = Fault { reason: Reason::ExitUnknown, message, hint: None };
+                Happening::Lost { fault, exit_code: None }
+            }
+        }
+    }
+
+    async fn restarted_since(&self, found: &ContainerInspectResponse) -> Option<Fault> {
+        let look = self.client.inspect_network("bridge", None::<InspectNetworkOptions>);
+        let network = self.docker.call(limits::DOCKER_LOOK, look).await.ok();
+        let began = network.and_then(|network| network.created).and_then(|created| clock::parse(&created));
+        let Some(began) = began else {
+            let message = "docker was out of sight when the container ended; its exit code cannot be trusted";
+            return Some(Fault { reason: Reason::ExitUnknown, message: message.to_owned(), hint: None });
+        };
+        let survived = finished_at(found).is_some_and(|finished| finished > began);
+        let same_docker = started_at(found).is_some_and(|started| started > began);
+        (!same_docker && !survived).then(|| {
+            Fault::new(
+                Reason::DockerRestart,
+                "docker was restarted and ended the container",
+                "run it again; with live-restore in docker's daemon.json containers survive its restarts",
+            )
+        })
+    }
+
+    async fn tell(&self, happening: Happening) -> Result<(), Unheard> {
+        self.tell.send(happening).await.map_err(|_| Unheard)
+    }
+}
+
+fn has_ended(found: &ContainerInspectResponse) -> bool {
+    let status = found.state.as_ref().and_then(|state| state.status);
+    matches!(status, Some(ContainerStateStatusEnum::EXITED | ContainerStateStatusEnum::DEAD))
+        && started_at(found).is_some()
+}
+
+/// None if it never did.
+pub(super) fn started_at(found: &ContainerInspectResponse) -> Option<SystemTime> {
+    clock::parse(found.state.as_ref()?.started_at.as_deref()?)
+}
+
+fn finished_at(found: &ContainerInspectResponse) -> Option<SystemTime> {
+    clock::parse(found.state.as_ref()?.finished_at.as_deref()?)
+}

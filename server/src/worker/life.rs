@@ -1,0 +1,401 @@
+//! A step's life, from the queue to its end: the one place that decides how a step ends.
+//!
+//! Each step has one such life, and one owner of every decision about it, so that two can never both win. What
+//! decides against a step (a cancel, its time limit) is on disk before the first signal is sent; how it ended is
+//! on disk before anyone is told; and what is told last is told once. A life that is handed over stops without an
+//! end: the next worker goes on with it. Knows neither HTTP nor how containers are made.
+
+use common::{Reason, StepEvent, StepSpec};
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::engine::{Exit, Fault, Happening, Job, NotStarted, Running, Signal};
+use super::queue::Slot;
+use super::spool::{Decision, Pen, Phase, Writer};
+use super::steps::{Step, Steps};
+use crate::limits;
+
+/// Messages come from elsewhere and may be of any length; the last line of a spool has to be short.
+const MESSAGE_CHARS: usize = 4000;
+
+/// A container may be removed by any worker so long after its time limit: the kill, and some slack.
+const DEADLINE_SLACK_S: u64 = 120;
+
+/// What a life comes to.
+enum Done {
+    Ended(StepEvent),
+    HandedOver,
+}
+
+pub(super) struct Life {
+    steps: Steps,
+    step: Arc<Step>,
+    spec: StepSpec,
+    pen: Pen,
+    /// Fires when this worker hands over to the next.
+    hand_over: CancellationToken,
+}
+
+impl Life {
+    pub(super) fn new(steps: Steps, step: Arc<Step>, spec: StepSpec, writer: Writer) -> Life {
+        let hand_over = steps.hand_over().clone();
+        Life { steps, step, spec, pen: Pen::new(writer), hand_over }
+    }
+
+    /// To the end, or until this worker hands over. `begun`: a worker before this one had taken the step on.
+    pub(super) async fn live(self, begun: bool) {
+        let mut slot = None;
+        match self.go(&mut slot, begun).await {
+            Done::HandedOver => self.pen.put_down().await,
+            Done::Ended(event) => self.end(event, slot).await,
+        }
+    }
+
+    async fn go(&self, slot: &mut Option<Slot>, begun: bool) -> Done {
+        let went = self.try_go(slot, begun).await;
+        went.unwrap_or_else(|error| Done::Ended(errored(disk_fault(&error), 0, None)))
+    }
+
+    /// Fails only where the spool cannot be written.
+    async fn try_go(&self, slot: &mut Option<Slot>, begun: bool) -> io::Result<Done> {
+        let decided = self.step.spool.decision();
+        if begun {
+            match self.find().await {
+                Ok(Some(running)) => {
+                    // It runs already, so it cannot wait for a slot; but it takes one.
+                    *slot = Some(self.steps.slots().take_at_once());
+                    return self.watch(running, decided).await;
+                }
+                Ok(None) if decided.is_none() && self.step.spool.phase() == Phase::Running => {
+                    let fault = Fault::new(
+                        Reason::ContainerLost,
+                        "the container was gone when the worker came back, and with it its exit code",
+                        "run it again",
+                    );
+                    return Ok(Done::Ended(errored(fault, 0, None)));
+                }
+                Ok(None) => {}
+                Err(stopped) => return Ok(stopped.done()),
+            }
+        }
+        if let Some(decision) = decided {
+            return Ok(Done::Ended(decision_event(decision, 0, None)));
+        }
+        match self.queue().await {
+            Ok(taken) => *slot = Some(taken),
+            Err(stopped) => return Ok(stopped.done()),
+        }
+        let image_digest = match self.prepare().await? {
+            Ok(digest) => digest,
+            Err(stopped) => return Ok(stopped.done()),
+        };
+        // From here on there may be a container, so the record has to survive whatever happens.
+        self.pen.sync().await?;
+        let job = Job {
+            step: self.step.id.clone(),
+            spec: self.spec.clone(),
+            image_digest: image_digest.clone(),
+            deadline_s: now_s() + u64::from(self.timeout_s()) + DEADLINE_SLACK_S,
+        };
+        let engine = self.steps.engine();
+        match engine.start(&job).await {
+            Ok(running) => self.watch(running, None).await,
+            Err(NotStarted::Fault(fault)) => Ok(Done::Ended(errored(fault, 0, None))),
+            Err(NotStarted::CannotExecute { exit_code, message }) => {
+                self.say_started(String::new(), image_digest).await?;
+                let text = bytes::Bytes::from(format!("{message}\n"));
+                self.pen.output(common::Stream::Stderr, text).await;
+                let exit =
+                    Exit { code: exit_code, oom: false, signal: None, cpu_ms: None, peak_memory_bytes: None };
+                Ok(Done::Ended(exited(exit, 0)))
+            }
+        }
+    }
+
+    /// The container that an earlier worker left, once the engine can be asked.
+    async fn find(&self) -> Result<Option<Running>, Stopped> {
+        let engine = self.steps.engine();
+        let give_up = Instant::now() + limits::ENGINE_AWAY;
+        loop {
+            match engine.adopt(&self.step.id).await {
+                Ok(found) => return Ok(found),
+                Err(fault) if Instant::now() >= give_up => return Err(Stopped::Fault(fault)),
+                Err(_) => {}
+            }
+            tokio::select! {
+                () = self.hand_over.cancelled() => return Err(Stopped::HandOver),
+                () = sleep(limits::ENGINE_RETRY) => {}
+            }
+        }
+    }
+
+    async fn queue(&self) -> Result<Slot, Stopped> {
+        let patience = self.steps.patience();
+        tokio::select! {
+            biased;
+            () = self.hand_over.cancelled() => Err(Stopped::HandOver),
+            reason = self.step.asked_to_stop() => Err(Stopped::Asked(reason)),
+            slot = timeout(patience.queue, self.steps.slots().take(self.step.queue_name())) => {
+                slot.map_err(|_| {
+                    Stopped::Fault(Fault::new(
+                        Reason::QueueTimeout,
+                        format!("no slot became free within {} h", patience.queue.as_secs() / 3600),
+                        "give the worker more --slots, or use more workers",
+                    ))
+                })
+            }
+        }
+    }
+
+    async fn prepare(&self) -> io::Result<Result<String, Stopped>> {
+        let engine = self.steps.engine();
+        let (tell, mut news) = watch::channel(None);
+        let mut prepared = std::pin::pin!(engine.prepare(&self.spec, &tell));
+        loop {
+            tokio::select! {
+                biased;
+                () = self.hand_over.cancelled() => return Ok(Err(Stopped::HandOver)),
+                reason = self.step.asked_to_stop() => return Ok(Err(Stopped::Asked(reason))),
+                result = &mut prepared => return Ok(result.map_err(Stopped::Fault)),
+                // `tell` lives as long as this loop.
+                Ok(()) = news.changed() => {
+                    let latest = news.borrow_and_update().clone();
+                    if let Some(latest) = latest {
+                        self.pen.say(StepEvent::Preparing {
+                            what: latest.what,
+                            done_bytes: latest.done_bytes,
+                            total_bytes: latest.total_bytes,
+                        }).await?;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn say_started(&self, container: String, image_digest: String) -> io::Result<()> {
+        let engine = self.steps.engine().name().to_owned();
+        self.pen.say(StepEvent::Started { container, image_digest, engine }).await
+    }
+
+    /// From the start of the container to its end.
+    async fn watch(&self, running: Running, decided: Option<Decision>) -> io::Result<Done> {
+        let Running { container, image_digest, age, mut happenings } = running;
+        let began = Instant::now();
+        let took_ms = || u64::try_from((age + began.elapsed()).as_millis()).unwrap_or(u64::MAX);
+        if self.step.spool.phase() != Phase::Running {
+            self.say_started(container, image_digest).await?;
+        }
+        let limit = Duration::from_secs(u64::from(self.timeout_s())).saturating_sub(age);
+        let mut kill = Kill::new(self, decided);
+        let mut unsettled = false;
+        loop {
+            // Decisions before output: a step that never stops printing is stopped all the same.
+            let happening = tokio::select! {
+                biased;
+                () = self.hand_over.cancelled() => return Ok(Done::HandedOver),
+                reason = self.step.asked_to_stop(), if kill.decision.is_none() => {
+                    kill.decide(Decision::Cancelled(reason)).await?;
+                    continue;
+                }
+                () = sleep_until(began + limit), if kill.decision.is_none() => {
+                    kill.decide(Decision::TimedOut).await?;
+                    continue;
+                }
+                failed = kill.proceed(), if kill.decision.is_some() => match failed {
+                    None => continue,
+                    Some(fault) => return Ok(Done::Ended(errored(fault, took_ms(), None))),
+                },
+                happening = happenings.recv() => happening,
+                () = sleep(limits::SETTLE), if unsettled => {
+                    self.pen.settle().await;
+                    unsettled = false;
+                    continue;
+                }
+            };
+            match happening {
+                Some(Happening::Output(stream, bytes)) => {
+                    self.pen.output(stream, bytes).await;
+                    unsettled = true;
+                }
+                Some(Happening::Gap) => self.pen.say(StepEvent::Gap { bytes: None }).await?,
+                Some(Happening::Exited(exit)) => {
+                    return Ok(Done::Ended(match kill.decision {
+                        Some(decision) => decision_event(decision, took_ms(), Some(exit.code)),
+                        None => exited(exit, took_ms()),
+                    }));
+                }
+                Some(Happening::Lost { fault, exit_code }) => {
+                    return Ok(Done::Ended(match kill.decision {
+                        // It is gone, which is what was decided.
+                        Some(decision) if fault.reason == Reason::ContainerLost => {
+                            decision_event(decision, took_ms(), exit_code)
+                        }
+                        Some(_) | None => errored(fault, took_ms(), exit_code),
+                    }));
+                }
+                None => {
+                    let fault = Fault {
+                        reason: Reason::Internal,
+                        message: "the engine stopped watching the container without a word".to_owned(),
+                        hint: Some("the worker's log says more".to_owned()),
+                    };
+                    return Ok(Done::Ended(errored(fault, took_ms(), None)));
+                }
+            }
+        }
+    }
+
+    fn timeout_s(&self) -> u32 {
+        self.spec.timeout_s.unwrap_or(limits::STEP_TIMEOUT_S)
+    }
+
+    /// Recorded, then cleaned up, then told: whoever hears of the end finds nothing left of the step.
+    async fn end(self, event: StepEvent, slot: Option<Slot>) {
+        let Life { steps, step, pen, .. } = self;
+        let recorded = pen.end(event.clone()).await;
+        let removed = steps.engine().remove(&step.id).await;
+        if let Err(fault) = &removed {
+            tracing::warn!(step = %step.id, "the container is left for the next sweep: {fault}");
+        }
+        let beyond_reach = matches!(event, StepEvent::Errored { reason: Reason::KillFailed, .. });
+        if beyond_reach && removed.is_err() {
+            steps.quarantine(&step.id, slot);
+        }
+        match recorded {
+            Ok(unpublished) => {
+                tracing::info!(step = %step.id, "ended: {}", words(&event));
+                unpublished.publish();
+            }
+            Err(error) => {
+                tracing::error!(step = %step.id, "the end of a step could not be recorded: {error}");
+                step.spool.publish_unrecorded(&errored(disk_fault(&error), 0, None));
+            }
+        }
+    }
+}
+
+/// Why a step does not get to run.
+enum Stopped {
+    HandOver,
+    Asked(Reason),
+    Fault(Fault),
+}
+
+impl Stopped {
+    fn done(self) -> Done {
+        match self {
+            Stopped::HandOver => Done::HandedOver,
+            Stopped::Asked(reason) => Done::Ended(decision_event(Decision::Cancelled(reason), 0, None)),
+            Stopped::Fault(fault) => Done::Ended(errored(fault, 0, None)),
+        }
+    }
+}
+
+type Sending<'a> = Pin<Box<dyn Future<Output = Result<(), Fault>> + Send + 'a>>;
+
+/// SIGTERM, some time, SIGKILL, some time, and then it is beyond our reach.
+struct Kill<'a> {
+    life: &'a Life,
+    decision: Option<Decision>,
+    next: Next,
+    at: Instant,
+    sending: Option<Sending<'a>>,
+}
+
+#[derive(Clone, Copy)]
+enum Next {
+    Term,
+    Kill,
+    GiveUp,
+}
+
+impl<'a> Kill<'a> {
+    fn new(life: &'a Life, decision: Option<Decision>) -> Kill<'a> {
+        Kill { life, decision, next: Next::Term, at: Instant::now(), sending: None }
+    }
+
+    async fn decide(&mut self, decision: Decision) -> io::Result<()> {
+        self.life.pen.decide(decision).await?;
+        tracing::info!(step = %self.life.step.id, "stopping: {decision:?}");
+        self.decision = Some(decision);
+        self.at = Instant::now();
+        Ok(())
+    }
+
+    /// The next stage, when its time has come. May be dropped at any await.
+    async fn proceed(&mut self) -> Option<Fault> {
+        if let Some(sending) = &mut self.sending {
+            if let Err(fault) = sending.await {
+                tracing::warn!(step = %self.life.step.id, "a signal could not be sent: {fault}");
+            }
+            self.sending = None;
+        }
+        sleep_until(self.at).await;
+        let patience = self.life.steps.patience();
+        let signal = match self.next {
+            Next::Term => {
+                self.next = Next::Kill;
+                self.at = Instant::now() + patience.term;
+                Signal::Term
+            }
+            Next::Kill => {
+                self.next = Next::GiveUp;
+                self.at = Instant::now() + patience.kill;
+                Signal::Kill
+            }
+            Next::GiveUp => {
+                return Some(Fault::new(
+                    Reason::KillFailed,
+                    format!("the container outlived SIGKILL by {} s", patience.kill.as_secs()),
+                    "look at it on the worker's machine: docker ps; its slot is taken out of use",
+                ));
+            }
+        };
+        let (engine, step) = (self.life.steps.engine(), &self.life.step.id);
+        self.sending = Some(Box::pin(engine.signal(step, signal)));
+        None
+    }
+}
+
+fn exited(exit: Exit, took_ms: u64) -> StepEvent {
+    let Exit { code: exit_code, oom, signal, cpu_ms, peak_memory_bytes } = exit;
+    StepEvent::Exited { exit_code, oom, took_ms, signal, cpu_ms, peak_memory_bytes }
+}
+
+fn decision_event(decision: Decision, took_ms: u64, exit_code: Option<u8>) -> StepEvent {
+    match decision {
+        Decision::TimedOut => StepEvent::TimedOut { took_ms, exit_code },
+        Decision::Cancelled(reason) => StepEvent::Cancelled { reason, took_ms, exit_code },
+    }
+}
+
+pub(super) fn errored(fault: Fault, took_ms: u64, exit_code: Option<u8>) -> StepEvent {
+    let short = |text: String| text.chars().take(MESSAGE_CHARS).collect();
+    let Fault { reason, message, hint } = fault;
+    StepEvent::Errored { reason, message: short(message), hint: hint.map(short), took_ms, exit_code }
+}
+
+fn disk_fault(error: &io::Error) -> Fault {
+    Fault::new(
+        Reason::DiskFull,
+        format!("the worker cannot write the record of this step: {error}"),
+        "make room on the disk of the worker's --data-dir",
+    )
+}
+
+/// For the log.
+fn words(event: &StepEvent) -> String {
+    event.end().map_or_else(String::new, |end| match end.verdict.reason() {
+        None => "passed".to_owned(),
+        Some(reason) => format!("{}: {reason}", reason.outcome()),
+    })
+}
+
+fn now_s() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
+}

@@ -1,0 +1,139 @@
+//! A step's record on disk: everything that happened to it, written before anyone is told.
+//!
+//! `steps/ID/` holds `spec.json`, `events` (one StepEvent per line; a position is the byte after a line's end),
+//! `decision` once somebody or a limit decided how it ends, and, while output beyond its cap is held back, the
+//! segments of `tail.rs`. Readers follow the file; what they are told of it is only how far it goes.
+//! Nothing here knows containers, HTTP or the queue.
+
+mod encode;
+mod reader;
+mod tail;
+mod writer;
+
+use common::{Reason, StepEnd, StepEvent, StepSpec};
+use serde::{Deserialize, Serialize};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+use tokio::sync::watch;
+
+pub(crate) use encode::Encoder;
+pub(crate) use reader::{Lines, Reader};
+pub(crate) use writer::{Pen, Writer};
+
+/// How far a spool goes, and where its step stands. Readers wait for it to change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Progress {
+    /// Up to here the events may be read.
+    pub(crate) len: u64,
+    pub(crate) phase: Phase,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Phase {
+    Queued,
+    Preparing,
+    Running,
+    Ended(StepEnd),
+}
+
+/// What decides that a step ends before its command does. Recorded before the first signal is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Decision {
+    TimedOut,
+    Cancelled(Reason),
+}
+
+/// The folder of one step, and what is known of its progress. Shared by its one writer and its readers.
+#[derive(Debug)]
+pub(crate) struct Spool {
+    folder: PathBuf,
+    made_at: SystemTime,
+    progress: watch::Sender<Progress>,
+}
+
+impl Spool {
+    /// Makes the folder of a new step. Fails with `AlreadyExists` where there is one.
+    pub(crate) fn create(folder: &Path, spec: &StepSpec) -> io::Result<Spool> {
+        fs::create_dir(folder)?;
+        let spec = serde_json::to_vec(spec).expect("a spec is strings and numbers");
+        fs::write(folder.join("spec.json"), spec)?;
+        Spool::at(folder, Progress { len: 0, phase: Phase::Queued })
+    }
+
+    /// The spool of a step that ended, or None: one that did not end is opened by `Writer::reopen`.
+    pub(crate) fn ended(folder: &Path) -> io::Result<Option<Spool>> {
+        let file = File::open(folder.join("events"))?;
+        let len = file.metadata()?.len();
+        let phase = reader::last_line(&file, len)?
+            .and_then(|line| serde_json::from_slice::<StepEvent>(&line).ok())
+            .and_then(|event| event.end())
+            .map(Phase::Ended);
+        phase.map(|phase| Spool::at(folder, Progress { len, phase })).transpose()
+    }
+
+    fn at(folder: &Path, progress: Progress) -> io::Result<Spool> {
+        let made_at = made_at(folder)?;
+        Ok(Spool { folder: folder.to_owned(), made_at, progress: watch::Sender::new(progress) })
+    }
+
+    pub(crate) fn made_at(&self) -> SystemTime {
+        self.made_at
+    }
+
+    pub(crate) fn spec(&self) -> io::Result<StepSpec> {
+        spec_in(&self.folder)
+    }
+
+    pub(crate) fn phase(&self) -> Phase {
+        self.progress.borrow().phase.clone()
+    }
+
+    pub(crate) fn follow(&self) -> watch::Receiver<Progress> {
+        self.progress.subscribe()
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        matches!(self.progress.borrow().phase, Phase::Ended(_))
+    }
+
+    /// Reads events from this position on; None where no event begins there.
+    pub(crate) fn reader(&self, after: u64) -> io::Result<Option<Reader>> {
+        Reader::open(&self.folder.join("events"), self.follow(), after)
+    }
+
+    /// For an end that the disk did not take: readers are let go, and the log of the worker says why.
+    pub(crate) fn publish_unrecorded(&self, event: &StepEvent) {
+        if let Some(end) = event.end() {
+            self.progress.send_modify(|progress| progress.phase = Phase::Ended(end));
+        }
+    }
+
+    /// Survives a loss of power from here on.
+    fn decide(&self, decision: Decision) -> io::Result<()> {
+        let draft = self.folder.join("decision.draft");
+        let mut file = OpenOptions::new().create(true).truncate(true).write(true).open(&draft)?;
+        file.write_all(&serde_json::to_vec(&decision).expect("a decision is a word or two"))?;
+        file.sync_all()?;
+        fs::rename(&draft, self.folder.join("decision"))?;
+        File::open(&self.folder)?.sync_all()
+    }
+
+    /// What was decided of this step before a crash.
+    pub(crate) fn decision(&self) -> Option<Decision> {
+        let text = fs::read(self.folder.join("decision")).ok()?;
+        serde_json::from_slice(&text).ok()
+    }
+}
+
+/// When this step was taken on.
+pub(crate) fn made_at(folder: &Path) -> io::Result<SystemTime> {
+    fs::metadata(folder.join("spec.json"))?.modified()
+}
+
+pub(crate) fn spec_in(folder: &Path) -> io::Result<StepSpec> {
+    let text = fs::read(folder.join("spec.json"))?;
+    serde_json::from_slice(&text).map_err(io::Error::other)
+}

@@ -1,0 +1,121 @@
+//! Following a spool: whole lines from a position on, and then whatever comes, until the end.
+//!
+//! A reader holds one batch of lines and nothing else, however far it is behind.
+
+use common::StepEvent;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+use std::sync::Arc;
+use tokio::sync::watch;
+
+use super::{Phase, Progress};
+
+/// How much is read at once. A line that is longer is read whole all the same.
+const BATCH_BYTES: usize = 64 * 1024;
+
+pub(crate) struct Reader {
+    file: Arc<File>,
+    progress: watch::Receiver<Progress>,
+    at: u64,
+}
+
+/// Whole lines, and the position at which the first one begins.
+pub(crate) struct Lines {
+    from: u64,
+    text: Vec<u8>,
+}
+
+impl Lines {
+    /// Each line without its end, with the position after it.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (u64, &[u8])> {
+        let mut position = self.from;
+        self.text.split_inclusive(|byte| *byte == b'\n').map(move |line| {
+            position += line.len() as u64;
+            (position, &line[..line.len() - 1])
+        })
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.text.len()
+    }
+
+    pub(crate) fn events(&self) -> impl Iterator<Item = io::Result<StepEvent>> {
+        self.iter().map(|(_, line)| serde_json::from_slice(line).map_err(io::Error::other))
+    }
+}
+
+impl Reader {
+    pub(super) fn open(
+        events: &Path,
+        progress: watch::Receiver<Progress>,
+        after: u64,
+    ) -> io::Result<Option<Reader>> {
+        let file = File::open(events)?;
+        let len = progress.borrow().len;
+        if after > len || (after > 0 && byte_at(&file, after - 1)? != b'\n') {
+            return Ok(None);
+        }
+        Ok(Some(Reader { file: Arc::new(file), progress, at: after }))
+    }
+
+    /// What follows, as soon as there is something; None when the step has ended and all was read.
+    pub(crate) async fn next(&mut self) -> io::Result<Option<Lines>> {
+        let Some(until) = self.wait().await else { return Ok(None) };
+        let (file, from) = (self.file.clone(), self.at);
+        let read = move || read_lines(&file, from, until);
+        let lines = tokio::task::spawn_blocking(read).await.map_err(io::Error::other)??;
+        self.at += lines.len() as u64;
+        Ok(Some(lines))
+    }
+
+    /// Like `next`, but ends where the spool ends now.
+    pub(crate) async fn next_ready(&mut self) -> io::Result<Option<Lines>> {
+        if self.progress.borrow().len > self.at { self.next().await } else { Ok(None) }
+    }
+
+    async fn wait(&mut self) -> Option<u64> {
+        let at = self.at;
+        let more = |progress: &Progress| progress.len > at || matches!(progress.phase, Phase::Ended(_));
+        // An error means that the step's record was dropped: there is nothing more to come either.
+        let until = self.progress.wait_for(more).await.ok()?.len;
+        (until > at).then_some(until)
+    }
+}
+
+fn read_lines(file: &File, from: u64, until: u64) -> io::Result<Lines> {
+    let whole = usize::try_from(until - from).unwrap_or(usize::MAX);
+    let mut text = Vec::new();
+    loop {
+        let had = text.len();
+        text.resize(whole.min(had + BATCH_BYTES), 0);
+        file.read_exact_at(&mut text[had..], from + had as u64)?;
+        if let Some(end) = text[had..].iter().rposition(|byte| *byte == b'\n') {
+            text.truncate(had + end + 1);
+            return Ok(Lines { from, text });
+        }
+        if text.len() == whole {
+            return Err(io::Error::other("the spool does not end with a whole line"));
+        }
+    }
+}
+
+fn byte_at(file: &File, at: u64) -> io::Result<u8> {
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at)?;
+    Ok(byte[0])
+}
+
+/// The last whole line of a file that ends with one.
+pub(super) fn last_line(file: &File, len: u64) -> io::Result<Option<Vec<u8>>> {
+    // An end is short: its message is held to a length in `life.rs`.
+    let from = len.saturating_sub(BATCH_BYTES as u64);
+    let mut text = vec![0; (len - from) as usize];
+    file.read_exact_at(&mut text, from)?;
+    if text.pop() != Some(b'\n') {
+        return Ok(None);
+    }
+    let begin = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+    Ok((begin > 0 || from == 0).then(|| text.split_off(begin)))
+}

@@ -1,0 +1,436 @@
+//! The one writer of a spool, and the pen by which a step's life hands it what happens.
+//!
+//! The writer does its work on a thread of its own: a disk that stalls must not stall those who serve readers.
+
+use bytes::Bytes;
+use common::{StepEnd, StepEvent, Stream};
+use std::fs::{self, File};
+use std::io::{self, BufRead as _, BufReader, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tokio::sync::{mpsc, oneshot};
+
+use super::tail::{Gone, LONGEST_FRAME_BYTES, Piece, Tail};
+use super::{Decision, Encoder, Phase, Progress, Spool};
+
+/// What is ready is written at once, up to so much at a time.
+const BATCH_BYTES: usize = 256 * 1024;
+
+/// How many pieces of output may wait for the disk before their engine has to.
+const WAITING: usize = 8;
+
+pub(crate) struct Writer {
+    spool: Arc<Spool>,
+    events: File,
+    /// The length of `events`, which always ends with a whole line.
+    len: u64,
+    phase: Phase,
+    /// Whole lines that are not in the file yet, and how many bytes of output they hold.
+    lines: Vec<u8>,
+    lines_output: u64,
+    encoder: Encoder,
+    cap_bytes: u64,
+    head_left: u64,
+    tail: Tail,
+    lost: Lost,
+}
+
+/// Output that the disk did not take. Once something was lost, nothing more is written of this step's output:
+/// a hole in the middle that nobody can see would be worse than an end that says how much is missing.
+enum Lost {
+    Nothing,
+    Bytes(u64),
+}
+
+impl Writer {
+    pub(crate) fn begin(spool: Arc<Spool>, cap_bytes: u64) -> io::Result<Writer> {
+        let events = File::options().create_new(true).append(true).open(spool.folder.join("events"))?;
+        let tail = Tail::open(&spool.folder, cap_bytes)?;
+        Ok(Writer::with(spool, events, 0, Phase::Queued, tail, cap_bytes, cap_bytes))
+    }
+
+    /// Goes on where an earlier worker stopped: after the last whole line.
+    pub(crate) fn reopen(folder: &Path, cap_bytes: u64) -> io::Result<Writer> {
+        let path = folder.join("events");
+        let events = File::options().create(true).read(true).append(true).open(&path)?;
+        if let Some(len) = replay_began(folder)? {
+            // It is replayed again, with the same bytes at the same positions.
+            events.set_len(len)?;
+        }
+        let mut phase = Phase::Queued;
+        let (mut len, mut head) = (0, 0);
+        let mut past_head = false;
+        let mut lines = BufReader::new(&events);
+        let mut line = Vec::new();
+        while lines.read_until(b'\n', &mut line)? > 0 && line.last() == Some(&b'\n') {
+            let event: StepEvent = serde_json::from_slice(&line).map_err(io::Error::other)?;
+            if let StepEvent::Output { bytes, .. } = &event {
+                head += bytes.len() as u64;
+            }
+            past_head |= matches!(event, StepEvent::Dropped { .. });
+            phase = phase_after(phase, &event);
+            len += line.len() as u64;
+            line.clear();
+        }
+        events.set_len(len)?;
+        let tail = Tail::open(folder, cap_bytes)?;
+        let full = past_head || !tail.is_empty();
+        let head_left = if full { 0 } else { cap_bytes.saturating_sub(head) };
+        let spool = Spool::at(folder, Progress { len, phase: phase.clone() })?;
+        Ok(Writer::with(Arc::new(spool), events, len, phase, tail, cap_bytes, head_left))
+    }
+
+    fn with(
+        spool: Arc<Spool>,
+        events: File,
+        len: u64,
+        phase: Phase,
+        tail: Tail,
+        cap_bytes: u64,
+        head_left: u64,
+    ) -> Writer {
+        Writer {
+            spool,
+            events,
+            len,
+            phase,
+            lines: Vec::new(),
+            lines_output: 0,
+            encoder: Encoder::new(),
+            cap_bytes,
+            head_left,
+            tail,
+            lost: Lost::Nothing,
+        }
+    }
+
+    pub(crate) fn spool(&self) -> Arc<Spool> {
+        self.spool.clone()
+    }
+
+    /// Anything but output and the end.
+    pub(crate) fn say(&mut self, event: &StepEvent) -> io::Result<()> {
+        if self.head_left == 0 && matches!(event, StepEvent::Gap { .. }) {
+            // It belongs among what is held back.
+            if let Err(error) = self.tail.write(&Piece::Gap) {
+                self.give_up(0, &error);
+            }
+            return Ok(());
+        }
+        self.settle();
+        self.line(event);
+        self.phase = phase_after(self.phase.clone(), event);
+        self.flush()
+    }
+
+    fn line(&mut self, event: &StepEvent) {
+        serde_json::to_writer(&mut self.lines, event).expect("an event is strings and numbers");
+        self.lines.push(b'\n');
+    }
+
+    /// Takes output in; it is in the file after the next `flush`.
+    pub(crate) fn output(&mut self, stream: Stream, bytes: &[u8]) {
+        if let Lost::Bytes(lost) = &mut self.lost {
+            *lost += bytes.len() as u64;
+            return;
+        }
+        let in_head = usize::try_from(self.head_left).unwrap_or(usize::MAX).min(bytes.len());
+        let (head, rest) = bytes.split_at(in_head);
+        if !head.is_empty() {
+            self.encode(stream, head);
+            self.head_left -= head.len() as u64;
+        }
+        if self.head_left == 0 {
+            self.settle();
+        }
+        let mut kept = 0;
+        for piece in rest.chunks(LONGEST_FRAME_BYTES) {
+            if let Err(error) = self.tail.write(&Piece::Output(stream, piece)) {
+                self.give_up((rest.len() - kept) as u64, &error);
+                return;
+            }
+            kept += piece.len();
+        }
+        match self.tail.let_go() {
+            Ok(gone) => self.say_gone(&gone),
+            Err(error) => self.give_up(0, &error),
+        }
+        if self.lines.len() >= BATCH_BYTES {
+            self.flush_output();
+        }
+    }
+
+    fn say_gone(&mut self, gone: &Gone) {
+        if gone.bytes > 0 {
+            self.line(&StepEvent::Dropped { bytes: gone.bytes });
+        }
+        if gone.has_gap {
+            self.line(&StepEvent::Gap { bytes: None });
+        }
+    }
+
+    fn encode(&mut self, stream: Stream, bytes: &[u8]) {
+        let held = self.encoder.held() + bytes.len();
+        self.encoder.write(&mut self.lines, stream, bytes);
+        self.lines_output += (held - self.encoder.held()) as u64;
+    }
+
+    /// The rest of a character will not come soon.
+    fn settle(&mut self) {
+        self.lines_output += self.encoder.held() as u64;
+        self.encoder.settle(&mut self.lines);
+    }
+
+    /// Like `flush`, where what cannot be written is output: it is counted, and said at the end.
+    fn flush_output(&mut self) {
+        let waiting = self.lines_output + self.encoder.held() as u64;
+        if let Err(error) = self.flush().and_then(|()| self.tail.flush()) {
+            self.lines.clear();
+            self.lines_output = 0;
+            self.encoder = Encoder::new();
+            self.give_up(waiting, &error);
+        }
+    }
+
+    fn give_up(&mut self, bytes: u64, error: &io::Error) {
+        tracing::error!(
+            folder = %self.spool.folder.display(),
+            "the output of a step cannot be stored any more: {error}"
+        );
+        let before = match self.lost {
+            Lost::Nothing => 0,
+            Lost::Bytes(lost) => lost,
+        };
+        self.lost = Lost::Bytes(before + bytes + self.tail.bytes());
+        if let Err(error) = self.tail.remove() {
+            tracing::warn!("what was kept of an output's end could not be removed: {error}");
+        }
+    }
+
+    /// Writes what waits, then tells the readers.
+    fn flush(&mut self) -> io::Result<()> {
+        self.write()?;
+        let (len, phase) = (self.len, self.phase.clone());
+        self.spool.progress.send_replace(Progress { len, phase });
+        Ok(())
+    }
+
+    fn write(&mut self) -> io::Result<()> {
+        if let Err(error) = self.events.write_all(&self.lines) {
+            // Half a line must not stay: what comes next would be glued to it.
+            self.events.set_len(self.len)?;
+            return Err(error);
+        }
+        self.len += self.lines.len() as u64;
+        self.lines.clear();
+        self.lines_output = 0;
+        Ok(())
+    }
+
+    /// Survives a loss of power from here on.
+    pub(crate) fn sync(&mut self) -> io::Result<()> {
+        self.events.sync_all()?;
+        File::open(self.spool.folder.join("spec.json"))?.sync_all()?;
+        File::open(&self.spool.folder)?.sync_all()?;
+        self.spool.folder.parent().map_or(Ok(()), |steps| File::open(steps)?.sync_all())
+    }
+
+    /// Records the end, durably, behind all that was held back. Nobody is told before `Unpublished::publish`.
+    pub(crate) fn end(mut self, event: &StepEvent) -> io::Result<Unpublished> {
+        let end = event.end().ok_or_else(|| io::Error::other("this event is no end"))?;
+        self.settle();
+        self.flush_output();
+        if !self.tail.is_empty() {
+            self.replay();
+        }
+        if let Lost::Bytes(bytes) = self.lost {
+            self.line(&StepEvent::Gap { bytes: Some(bytes) });
+        }
+        self.line(event);
+        self.write()?;
+        self.events.sync_data()?;
+        // From here on the step has ended, whatever becomes of what is no longer needed.
+        let swept =
+            self.tail.remove().and_then(|()| match fs::remove_file(replay_file(&self.spool.folder)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+                Ok(()) | Err(_) => Ok(()),
+            });
+        if let Err(error) = swept {
+            tracing::warn!("what is no longer needed of a spool could not be removed: {error}");
+        }
+        Ok(Unpublished { spool: self.spool, len: self.len, end })
+    }
+
+    fn replay(&mut self) {
+        let kept = self.tail.bytes().min(self.cap_bytes);
+        let skip = self.tail.bytes() - kept;
+        let mut flushed = 0;
+        if let Err(error) = self.try_replay(skip, &mut flushed) {
+            self.lines.clear();
+            self.lines_output = 0;
+            self.encoder = Encoder::new();
+            // All of the tail counts as lost but for what reached the file.
+            self.give_up(0, &error);
+            if let Lost::Bytes(lost) = &mut self.lost {
+                *lost -= flushed;
+            }
+        }
+    }
+
+    fn try_replay(&mut self, skip: u64, flushed: &mut u64) -> io::Result<()> {
+        fs::write(replay_file(&self.spool.folder), self.len.to_string())?;
+        if skip > 0 {
+            self.line(&StepEvent::Dropped { bytes: skip });
+        }
+        self.flush()?;
+        *flushed = skip;
+        // Taken out for the time being, because both it and the rest of the writer are needed.
+        let empty = Tail::none(&self.spool.folder);
+        let mut tail = std::mem::replace(&mut self.tail, empty);
+        let replayed = tail.replay(skip, &mut |piece| {
+            match piece {
+                Piece::Output(stream, bytes) => self.encode(stream, bytes),
+                Piece::Gap => {
+                    self.settle();
+                    self.line(&StepEvent::Gap { bytes: None });
+                }
+            }
+            if self.lines.len() >= BATCH_BYTES {
+                let output = self.lines_output;
+                self.flush()?;
+                *flushed += output;
+            }
+            Ok(())
+        });
+        self.tail = tail;
+        replayed?;
+        self.settle();
+        let output = self.lines_output;
+        self.flush()?;
+        *flushed += output;
+        Ok(())
+    }
+}
+
+/// A recorded end that nobody has been told of yet.
+pub(crate) struct Unpublished {
+    spool: Arc<Spool>,
+    len: u64,
+    end: StepEnd,
+}
+
+impl Unpublished {
+    pub(crate) fn publish(self) {
+        self.spool.progress.send_replace(Progress { len: self.len, phase: Phase::Ended(self.end) });
+    }
+}
+
+fn phase_after(phase: Phase, event: &StepEvent) -> Phase {
+    match event {
+        StepEvent::Queued => Phase::Queued,
+        StepEvent::Preparing { .. } => Phase::Preparing,
+        StepEvent::Started { .. } => Phase::Running,
+        StepEvent::Output { .. } | StepEvent::Dropped { .. } | StepEvent::Gap { .. } => phase,
+        StepEvent::Exited { .. }
+        | StepEvent::TimedOut { .. }
+        | StepEvent::Cancelled { .. }
+        | StepEvent::Errored { .. } => event.end().map_or(phase, Phase::Ended),
+    }
+}
+
+fn replay_file(folder: &Path) -> PathBuf {
+    folder.join("replay")
+}
+
+/// Where in the events a crash interrupted the replay of a tail.
+fn replay_began(folder: &Path) -> io::Result<Option<u64>> {
+    match fs::read_to_string(replay_file(folder)) {
+        Ok(len) => Ok(len.parse().ok()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// What a step's life tells its writer. Dropping it makes the writer finish what it was given.
+pub(crate) struct Pen {
+    entries: mpsc::Sender<Entry>,
+    thread: tokio::task::JoinHandle<()>,
+}
+
+enum Entry {
+    Output(Stream, Bytes),
+    Settle,
+    Say(StepEvent, oneshot::Sender<io::Result<()>>),
+    Sync(oneshot::Sender<io::Result<()>>),
+    Decide(Decision, oneshot::Sender<io::Result<()>>),
+    End(StepEvent, oneshot::Sender<io::Result<Unpublished>>),
+}
+
+impl Pen {
+    pub(crate) fn new(writer: Writer) -> Pen {
+        let (entries, waiting) = mpsc::channel(WAITING);
+        Pen { entries, thread: tokio::task::spawn_blocking(move || write_all(writer, waiting)) }
+    }
+
+    pub(crate) async fn output(&self, stream: Stream, bytes: Bytes) {
+        // Without a writer there is a panic, which `end` will find; the output is past saving.
+        drop(self.entries.send(Entry::Output(stream, bytes)).await);
+    }
+
+    pub(crate) async fn settle(&self) {
+        drop(self.entries.send(Entry::Settle).await);
+    }
+
+    pub(crate) async fn say(&self, event: StepEvent) -> io::Result<()> {
+        self.ask(|answer| Entry::Say(event, answer)).await
+    }
+
+    pub(crate) async fn sync(&self) -> io::Result<()> {
+        self.ask(Entry::Sync).await
+    }
+
+    pub(crate) async fn decide(&self, decision: Decision) -> io::Result<()> {
+        self.ask(|answer| Entry::Decide(decision, answer)).await
+    }
+
+    pub(crate) async fn end(self, event: StepEvent) -> io::Result<Unpublished> {
+        self.ask(|answer| Entry::End(event, answer)).await
+    }
+
+    /// Leaves the spool without an end, with everything in it that was told.
+    pub(crate) async fn put_down(self) {
+        drop(self.entries);
+        if let Err(error) = self.thread.await {
+            tracing::error!("the writer of a spool failed: {error}");
+        }
+    }
+
+    async fn ask<T>(&self, entry: impl FnOnce(oneshot::Sender<io::Result<T>>) -> Entry) -> io::Result<T> {
+        let gone = || io::Error::other("the writer of this spool is gone");
+        let (answer, answered) = oneshot::channel();
+        self.entries.send(entry(answer)).await.map_err(|_| gone())?;
+        answered.await.map_err(|_| gone())?
+    }
+}
+
+fn write_all(mut writer: Writer, mut entries: mpsc::Receiver<Entry>) {
+    while let Some(entry) = entries.blocking_recv() {
+        let mut next = Some(entry);
+        while let Some(entry) = next {
+            match entry {
+                Entry::Output(stream, bytes) => writer.output(stream, &bytes),
+                Entry::Settle => writer.settle(),
+                // Whoever asked may be gone; what was to be done is done.
+                Entry::Say(event, answer) => drop(answer.send(writer.say(&event))),
+                Entry::Sync(answer) => drop(answer.send(writer.sync())),
+                Entry::Decide(decision, answer) => drop(answer.send(writer.spool.decide(decision))),
+                Entry::End(event, answer) => {
+                    drop(answer.send(writer.end(&event)));
+                    return;
+                }
+            }
+            next = entries.try_recv().ok();
+        }
+        writer.flush_output();
+    }
+}
