@@ -134,7 +134,7 @@ async fn a_pinned_image_is_that_image_or_nothing(rig: &Rig) {
     let pinned = |digest: &str| json!({"image": IMAGE, "command": "true", "image_digest": digest});
     assert_eq!(rig.run(pinned(image_digest)).await.verdict(), "passed");
     let other = format!("sha256:{}", "1".repeat(64));
-    assert_eq!(rig.run(pinned(&other)).await.verdict(), "image_not_found");
+    assert_eq!(rig.run(pinned(&other)).await.verdict(), "image_changed");
 }
 
 async fn an_unknown_command_is_127(rig: &Rig) {

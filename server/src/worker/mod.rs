@@ -52,7 +52,8 @@ pub(crate) async fn serve(
     told: impl Future<Output = Stop>,
     ready: impl FnOnce(&str),
 ) -> Result<(), SetupError> {
-    let Options { listen, slots, engine, docker_host, data, max_output_bytes, spool_bytes, allow_cap } = options;
+    let Options { listen, slots, engine, docker_host, data, max_output_bytes, spool_bytes, allow_cap } =
+        options;
     let folder = data.hold("worker")?;
     let token = Token::of(&data)?;
     let token_path = token.path().display().to_string();

@@ -50,7 +50,6 @@ pub(crate) enum Decision {
 #[derive(Debug)]
 pub(crate) struct Spool {
     folder: PathBuf,
-    made_at: SystemTime,
     progress: watch::Sender<Progress>,
 }
 
@@ -60,7 +59,7 @@ impl Spool {
         fs::create_dir(folder)?;
         let spec = serde_json::to_vec(spec).expect("a spec is strings and numbers");
         fs::write(folder.join("spec.json"), spec)?;
-        Spool::at(folder, Progress { len: 0, phase: Phase::Queued })
+        Ok(Spool::at(folder, Progress { len: 0, phase: Phase::Queued }))
     }
 
     /// The spool of a step that ended, or None: one that did not end is opened by `Writer::reopen`.
@@ -71,16 +70,11 @@ impl Spool {
             .and_then(|line| serde_json::from_slice::<StepEvent>(&line).ok())
             .and_then(|event| event.end())
             .map(Phase::Ended);
-        phase.map(|phase| Spool::at(folder, Progress { len, phase })).transpose()
+        Ok(phase.map(|phase| Spool::at(folder, Progress { len, phase })))
     }
 
-    fn at(folder: &Path, progress: Progress) -> io::Result<Spool> {
-        let made_at = made_at(folder)?;
-        Ok(Spool { folder: folder.to_owned(), made_at, progress: watch::Sender::new(progress) })
-    }
-
-    pub(crate) fn made_at(&self) -> SystemTime {
-        self.made_at
+    fn at(folder: &Path, progress: Progress) -> Spool {
+        Spool { folder: folder.to_owned(), progress: watch::Sender::new(progress) }
     }
 
     pub(crate) fn spec(&self) -> io::Result<StepSpec> {

@@ -76,7 +76,7 @@ impl Writer {
         let tail = Tail::open(folder, cap_bytes)?;
         let full = past_head || !tail.is_empty();
         let head_left = if full { 0 } else { cap_bytes.saturating_sub(head) };
-        let spool = Spool::at(folder, Progress { len, phase: phase.clone() })?;
+        let spool = Spool::at(folder, Progress { len, phase: phase.clone() });
         Ok(Writer::with(Arc::new(spool), events, len, phase, tail, cap_bytes, head_left))
     }
 

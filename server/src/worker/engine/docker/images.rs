@@ -35,17 +35,23 @@ pub(super) async fn resolve(
     if let Some(id) = local(docker, &client, wanted).await? {
         return Ok(id);
     }
+    let changed = || {
+        Fault::new(
+            Reason::ImageChanged,
+            format!("image \"{}\" is no longer {wanted}, with which this run began", spec.image),
+            "start a new run, or bring that image back",
+        )
+    };
+    if spec.image_digest.is_some() && local(docker, &client, &spec.image).await?.is_some() {
+        return Err(changed());
+    }
     if spec.image.starts_with("sha256:") {
         return Err(Fault::no_such_image("docker", &spec.image, ""));
     }
     pull(docker, &client, &spec.image, news).await?;
     match local(docker, &client, wanted).await? {
         Some(id) => Ok(id),
-        None if spec.image_digest.is_some() => Err(Fault::new(
-            Reason::ImageChanged,
-            format!("image \"{}\" is no longer {wanted}, with which this run began", spec.image),
-            "start a new run, or bring that image back",
-        )),
+        None if spec.image_digest.is_some() => Err(changed()),
         None => Err(Fault::no_such_image("docker", &spec.image, ", though it was pulled")),
     }
 }
