@@ -10,7 +10,8 @@ use gloo_events::EventListener;
 use gloo_timers::callback::{Interval, Timeout};
 use std::rc::Rc;
 use wasm_bindgen::JsCast;
-use web_sys::{AbortController, Document, Element, HtmlElement, HtmlInputElement, InputEvent, Window};
+use web_sys::{AbortController, Document, Element, HtmlElement, HtmlInputElement, InputEvent};
+use web_sys::{ScrollIntoViewOptions, ScrollLogicalPosition, Window};
 
 use crate::app::App;
 use crate::log::Viewport;
@@ -95,7 +96,8 @@ impl Browser {
             | Effect::Cancel(_)
             | Effect::Rerun(_)
             | Effect::Probe(_)
-            | Effect::FetchMarks(_) => http::perform(&self.inbox, effect),
+            | Effect::FetchMarks(_)
+            | Effect::FetchTail(_) => http::perform(&self.inbox, effect),
 
             Effect::OpenFeed(feed) => {
                 // The one before ends first, and nothing that it said is still on its way.
@@ -122,6 +124,13 @@ impl Browser {
                 if let Some(html) = element(&id).and_then(|e| e.dyn_into::<HtmlElement>().ok()) {
                     // It fails on what cannot have the focus; then nothing is lost.
                     let _ = html.focus();
+                }
+            }
+            Effect::Reveal(id) => {
+                if let Some(element) = element(&id) {
+                    let how = ScrollIntoViewOptions::new();
+                    how.set_block(ScrollLogicalPosition::Nearest);
+                    element.scroll_into_view_with_scroll_into_view_options(&how);
                 }
             }
             Effect::Copy(text) => http::copy(&self.inbox, text),

@@ -1,7 +1,10 @@
 //! All that the page knows. It changes in `update` only.
 
-use common::{Outcome, Pipeline, Problem, RunNumber, RunState, RunSummary, TaskId, TaskRun, TaskState};
+use common::{
+    Outcome, Pipeline, Problem, RunNumber, RunState, RunSummary, StageRun, TaskId, TaskRun, TaskState,
+};
 
+use crate::ansi::Line;
 use crate::log::{Log, Viewport};
 use crate::route::Route;
 
@@ -18,6 +21,8 @@ pub(crate) struct Model {
     pub wrap: bool,
     pub can_copy: bool,
     pub help: bool,
+    /// The tab is not in the background.
+    pub in_sight: bool,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -42,7 +47,11 @@ pub(crate) enum Remote<T> {
 pub(crate) enum Live {
     Connecting,
     Open,
-    Lost { tries: u32 },
+    Lost {
+        tries: u32,
+    },
+    /// There is nothing to follow.
+    Closed,
 }
 
 #[derive(Debug, Clone)]
@@ -81,6 +90,8 @@ pub(crate) struct RunPage {
     pub filter: Filter,
     pub search: String,
     pub cursor: Option<TaskId>,
+    /// The end of the output of the first task that did not pass.
+    pub tail: Option<Tail>,
     /// The task whose output is shown.
     pub task: Option<TaskPane>,
 }
@@ -122,6 +133,13 @@ pub(crate) struct OutputOf {
     pub attempt: u32,
 }
 
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Tail {
+    pub of: OutputOf,
+    /// Empty until they are there.
+    pub lines: Vec<Line>,
+}
+
 /// How the stream of an attempt's output is doing.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Output {
@@ -153,25 +171,34 @@ impl RunPage {
             filter: Filter::All,
             search: String::new(),
             cursor: None,
+            tail: None,
             task: None,
         }
     }
 
-    /// The tasks of each stage that filter and search let through: what did not pass first, then in the order of
-    /// the pipeline.
-    pub(crate) fn shown<'a>(&'a self, state: &'a RunState) -> Vec<(&'a str, Vec<&'a TaskRun>)> {
+    /// The tasks that filter and search let through: first all that did not pass, then the others by stage.
+    pub(crate) fn shown<'a>(&'a self, state: &'a RunState) -> Vec<Group<'a>> {
         let wanted = self.search.to_lowercase();
+        let matches = |task: &&TaskRun| {
+            self.filter.lets_through(task.state)
+                && (wanted.is_empty() || task.id.to_string().to_lowercase().contains(&wanted))
+        };
+        let bad = state.tasks().filter(|task| is_bad(task.state)).filter(matches);
+        let bad = Group { stage: None, tasks: bad.collect() };
         let stages = state.stages.iter().map(|stage| {
-            let matches = |task: &&TaskRun| {
-                self.filter.lets_through(task.state)
-                    && (wanted.is_empty() || task.id.to_string().to_lowercase().contains(&wanted))
-            };
-            let mut tasks: Vec<&TaskRun> = stage.tasks.iter().filter(matches).collect();
-            tasks.sort_by_key(|task| !is_bad(task.state));
-            (stage.name.as_str(), tasks)
+            let others = stage.tasks.iter().filter(|task| !is_bad(task.state)).filter(matches);
+            Group { stage: Some(stage), tasks: others.collect() }
         });
-        stages.collect()
+        [bad].into_iter().chain(stages).filter(|group| !group.tasks.is_empty()).collect()
     }
+}
+
+/// Tasks under one heading.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Group<'a> {
+    /// None for the tasks of any stage that did not pass.
+    pub stage: Option<&'a StageRun>,
+    pub tasks: Vec<&'a TaskRun>,
 }
 
 impl Filter {

@@ -54,8 +54,9 @@ fn number(part: &str) -> Option<RunNumber> {
 }
 
 fn read_task(run: &str, task: &str, query: &str) -> Option<Route> {
-    let attempts = query.trim_start_matches('?').split('&').filter_map(|pair| pair.strip_prefix("attempt="));
-    let attempt = match attempts.last() {
+    let mut attempts =
+        query.trim_start_matches('?').split('&').filter_map(|pair| pair.strip_prefix("attempt="));
+    let attempt = match attempts.next_back() {
         Some(digits) => Some(digits.parse().ok()?),
         None => None,
     };

@@ -3,6 +3,7 @@
 mod feed;
 mod output;
 mod pages;
+mod tail;
 
 pub(crate) use pages::{run_element, task_element};
 
@@ -24,6 +25,8 @@ pub(crate) enum Msg {
     Tick,
     /// The tab can be seen again, or can no longer.
     Seen(bool),
+    /// The window has the focus again.
+    Focused,
     ToggleHelp,
 
     LoggedIn,
@@ -43,6 +46,7 @@ pub(crate) enum Msg {
     FeedOpened,
     /// `gave_up`: the browser will not try again by itself.
     FeedLost {
+        feed: Feed,
         gave_up: bool,
     },
     /// The run is at rest.
@@ -78,6 +82,12 @@ pub(crate) enum Msg {
     OutputRefused(OutputOf, Problem),
     OutputDue(OutputOf),
     GotMarks(OutputOf, Vec<OutputMark>),
+    /// The end of an output; `cut` where it began before that.
+    GotTail {
+        of: OutputOf,
+        bytes: Vec<u8>,
+        cut: bool,
+    },
     LogMoved,
     LogMeasured(Viewport),
     ToEnd,
@@ -113,6 +123,7 @@ pub(crate) enum Effect {
     },
     CloseOutput,
     FetchMarks(OutputOf),
+    FetchTail(OutputOf),
     Later {
         ms: u32,
         msg: Box<Msg>,
@@ -122,6 +133,8 @@ pub(crate) enum Effect {
     ScrollLogToEnd,
     ScrollToTop,
     Focus(String),
+    /// Bring into sight what is out of it.
+    Reveal(String),
     Copy(String),
     SaveWrap(bool),
 }
@@ -136,6 +149,7 @@ impl Effect {
                 | Effect::ScrollLogToEnd
                 | Effect::ScrollToTop
                 | Effect::Focus(_)
+                | Effect::Reveal(_)
         )
     }
 }
@@ -172,6 +186,7 @@ pub(crate) fn init(flags: Flags) -> (Model, Vec<Effect>) {
         wrap: flags.wrap,
         can_copy: flags.can_copy,
         help: false,
+        in_sight: true,
     };
     match flags.code {
         Some(code) => (model, vec![Effect::ReplaceUrl(flags.route), Effect::LogIn(code)]),
@@ -196,6 +211,7 @@ pub(crate) fn update(model: &mut Model, msg: Msg) -> Vec<Effect> {
         },
         Msg::Tick => vec![],
         Msg::Seen(seen) => pages::seen(model, seen),
+        Msg::Focused => pages::focused(model),
         Msg::ToggleHelp => {
             model.help = !model.help;
             vec![]
@@ -245,6 +261,7 @@ pub(crate) fn update(model: &mut Model, msg: Msg) -> Vec<Effect> {
         | Msg::Answered(_)
         | Msg::SetFilter(_)
         | Msg::Search(_)
+        | Msg::GotTail { .. }
         | Msg::ShowAll => match &mut model.page {
             Page::Run(page) => pages::update_run(page, msg),
             Page::Runs(_) | Page::Nowhere => vec![Effect::Still],

@@ -71,6 +71,7 @@ fn view_live(live: Live) -> Html {
         Live::Connecting => ("connecting", "connecting…"),
         Live::Open => ("open", "live"),
         Live::Lost { .. } => ("lost", "reconnecting…"),
+        Live::Closed => return html! {},
     };
     html! { <span class={classes!("live", class)} role="status">{ words }</span> }
 }
@@ -81,7 +82,7 @@ fn view_closed(problem: &common::Problem) -> Html {
             <h1>{ "You are not logged in" }</h1>
             <p>{ &problem.error }</p>
             <p>{ "On the boss's machine, run" }</p>
-            <pre class="command">{ "bettertest open" }</pre>
+            <pre class="shell">{ "bettertest open" }</pre>
             <p>{ "and open the link that it prints. It works once; after that this browser is known." }</p>
         </main>
     }

@@ -14,6 +14,8 @@ use crate::model::OutputOf;
 use crate::route::encode;
 use crate::update::{Effect, Msg};
 
+const TAIL_BYTES: u32 = 8 * 1024;
+
 /// Why there is no answer.
 pub(super) enum Refusal {
     /// The boss does not know us.
@@ -67,8 +69,36 @@ async fn answer_to(effect: Effect) -> Result<Option<Msg>, Problem> {
             let marks = lines.lines().filter_map(|line| serde_json::from_str::<OutputMark>(line).ok());
             Msg::GotMarks(of, marks.collect())
         }
+        Effect::FetchTail(of) => return tail(of).await,
         _ => return Ok(None),
     }))
+}
+
+/// The end of an output, where the boss can answer with no more than that. Nothing is missed without: the whole
+/// output is a click away.
+async fn tail(of: OutputOf) -> Result<Option<Msg>, Problem> {
+    let url = format!("{}?attempt={}", output_url(&of), of.attempt);
+    let response = match send(&url, None, Some(ranged(format!("bytes=-{TAIL_BYTES}")))).await {
+        Ok(response) if response.status() == 206 => response,
+        Ok(_) | Err(Refusal::Other(_)) => return Ok(None),
+        Err(Refusal::LoggedOut(problem)) => return Err(problem),
+    };
+    let whole =
+        response.headers().get("content-range").ok().flatten().is_some_and(|r| r.starts_with("bytes 0-"));
+    let Ok(body) = response.array_buffer() else { return Ok(None) };
+    let Ok(bytes) = JsFuture::from(body).await else { return Ok(None) };
+    Ok(Some(Msg::GotTail { of, bytes: js_sys::Uint8Array::new(&bytes).to_vec(), cut: !whole }))
+}
+
+/// A request for a part.
+pub(super) fn ranged(range: String) -> RequestInit {
+    let init = RequestInit::new();
+    if let Ok(headers) = Headers::new()
+        && headers.set("range", &range).is_ok()
+    {
+        init.set_headers(&headers);
+    }
+    init
 }
 
 /// The address of an output; `index` stands beside it.

@@ -5,7 +5,7 @@ use serde::de::DeserializeOwned;
 use std::rc::Rc;
 use wasm_bindgen::{JsCast, JsValue};
 use wasm_bindgen_futures::{JsFuture, spawn_local};
-use web_sys::{AbortController, AbortSignal, Event, EventSource, Headers, MessageEvent, RequestInit};
+use web_sys::{AbortController, AbortSignal, Event, EventSource, MessageEvent, RequestInit};
 use web_sys::{ReadableStreamDefaultReader, Response};
 
 use super::http::{self, Refusal};
@@ -19,6 +19,9 @@ pub(super) struct OpenFeed {
     _listeners: Vec<EventListener>,
 }
 
+/// What an event of the stream means.
+type Told = Box<dyn Fn(&EventSource, &Event) -> Msg>;
+
 impl OpenFeed {
     pub(super) fn open(inbox: &Rc<Inbox>, feed: Feed) -> Option<OpenFeed> {
         let url = match feed {
@@ -27,7 +30,7 @@ impl OpenFeed {
             Feed::Run { run, after } => format!("/api/runs/{run}/events?after={after}"),
         };
         let source = EventSource::new(&url).ok()?;
-        let listen = |name: &'static str, msg: Box<dyn Fn(&EventSource, &Event) -> Msg>| {
+        let listen = |name: &'static str, msg: Told| {
             let (inbox, of) = (inbox.clone(), source.clone());
             EventListener::new(&source, name, move |event| inbox.push(msg(&of, event)))
         };
@@ -47,7 +50,10 @@ impl OpenFeed {
             ),
             listen(
                 "error",
-                Box::new(|source, _| Msg::FeedLost { gave_up: source.ready_state() == EventSource::CLOSED }),
+                Box::new(move |source, _| Msg::FeedLost {
+                    feed,
+                    gave_up: source.ready_state() == EventSource::CLOSED,
+                }),
             ),
         ];
         Some(OpenFeed { source, _listeners: listeners })
@@ -83,14 +89,8 @@ pub(super) fn open_output(inbox: &Rc<Inbox>, of: OutputOf, from: u64) -> Option<
 
 /// Answers what the stream's end means.
 async fn follow(inbox: &Rc<Inbox>, of: &OutputOf, from: u64, signal: &AbortSignal) -> Msg {
-    let init = RequestInit::new();
+    let init = if from > 0 { http::ranged(format!("bytes={from}-")) } else { RequestInit::new() };
     init.set_signal(Some(signal));
-    if from > 0
-        && let Ok(headers) = Headers::new()
-        && headers.set("range", &format!("bytes={from}-")).is_ok()
-    {
-        init.set_headers(&headers);
-    }
     let url = format!("{}?attempt={}&follow=1", http::output_url(of), of.attempt);
     let response = match http::send(&url, None, Some(init)).await {
         Ok(response) => response,

@@ -24,6 +24,7 @@ pub(super) fn listen(inbox: &Rc<Inbox>) -> Vec<EventListener> {
     let (page, document) = (page(), document());
     vec![
         on(&page, "popstate", |_| Some(Msg::WentTo(route_here()))),
+        on(&page, "focus", |_| Some(Msg::Focused)),
         on(&page, "resize", |_| Some(Msg::LogMoved)),
         on(&document, "visibilitychange", |_| {
             Some(Msg::Seen(super::document().visibility_state() == VisibilityState::Visible))

@@ -1,2 +1,9 @@
 mod ansi;
+mod feed;
+mod keys;
+mod log;
+mod output;
 mod route;
+mod runs;
+mod story;
+mod view;

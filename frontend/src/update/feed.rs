@@ -3,10 +3,10 @@
 //! The browser tries again by itself after a broken connection, from the last event it had. Where it gives up
 //! (an answer that is no stream), we ask why, and try again ourselves from the last event that was applied.
 
-use common::{Problem, RunEvent, RunState};
+use common::{Phase, Problem, RunEvent, RunState};
 
 use crate::model::{Live, Model, Page, Remote, RunPage};
-use crate::update::{Effect, Feed, Msg, backoff_ms, output};
+use crate::update::{Effect, Feed, Msg, backoff_ms, output, tail};
 
 pub(super) fn update(model: &mut Model, msg: Msg) -> Vec<Effect> {
     match msg {
@@ -19,21 +19,25 @@ pub(super) fn update(model: &mut Model, msg: Msg) -> Vec<Effect> {
                 Page::Runs(_) | Page::Run(_) | Page::Nowhere => vec![],
             }
         }
-        Msg::FeedLost { gave_up } => {
+        Msg::FeedLost { feed, gave_up } => {
             let tries = match model.live {
                 Live::Lost { tries } => tries + 1,
-                Live::Open | Live::Connecting => 0,
+                Live::Open | Live::Connecting | Live::Closed => 0,
             };
             model.live = Live::Lost { tries };
-            match (&model.page, gave_up) {
-                (_, false) | (Page::Nowhere, _) => vec![],
-                (Page::Run(page), true) => vec![Effect::Probe(page.run)],
-                (Page::Runs(_), true) => vec![due(tries)],
+            match (&model.page, feed) {
+                (Page::Nowhere, _) => vec![],
+                _ if !gave_up => vec![],
+                // No stream for those who have it all: the run is at rest.
+                (Page::Run(_), Feed::Run { .. }) if at_rest(model) => ended(model),
+                (Page::Run(page), _) => vec![Effect::Probe(page.run)],
+                (Page::Runs(_), _) => vec![Effect::FetchRuns { before: None }, due(tries)],
             }
         }
         Msg::Probed(answer) => match (&mut model.page, answer, model.live) {
             (Page::Run(page), Err(problem), _) => {
                 page.state = Remote::Failed(problem);
+                model.live = Live::Closed;
                 vec![Effect::CloseFeed, Effect::CloseOutput]
             }
             (_, Ok(()), Live::Lost { tries }) => vec![due(tries)],
@@ -41,13 +45,9 @@ pub(super) fn update(model: &mut Model, msg: Msg) -> Vec<Effect> {
         },
         Msg::FeedDue => match model.live {
             Live::Lost { .. } => open(model),
-            Live::Open | Live::Connecting => vec![Effect::Still],
+            Live::Open | Live::Connecting | Live::Closed => vec![Effect::Still],
         },
-        Msg::FeedEnded => match &mut model.page {
-            // The log of a run at rest goes on only if somebody re-runs it, which the other stream tells.
-            Page::Run(_) => vec![Effect::OpenFeed(Feed::Runs)],
-            Page::Runs(_) | Page::Nowhere => vec![],
-        },
+        Msg::FeedEnded => ended(model),
         Msg::RunChanged(summary) => match &mut model.page {
             Page::Runs(page) => {
                 if let Remote::Loaded(history) = &mut page.runs {
@@ -65,18 +65,38 @@ pub(super) fn update(model: &mut Model, msg: Msg) -> Vec<Effect> {
             Page::Run(_) | Page::Nowhere => vec![Effect::Still],
         },
         Msg::Event { run, event } => match &mut model.page {
-            Page::Run(page) if page.run == run => take(page, &event),
+            Page::Run(page) if page.run == run => {
+                let effects = take(page, &event);
+                if matches!(page.state, Remote::Failed(_)) {
+                    model.live = Live::Closed;
+                }
+                effects
+            }
             Page::Run(_) | Page::Runs(_) | Page::Nowhere => vec![Effect::Still],
         },
         _ => vec![Effect::Still],
     }
 }
 
+/// The log of a run at rest goes on only if somebody re-runs it, which the other stream tells.
+fn ended(model: &Model) -> Vec<Effect> {
+    match &model.page {
+        Page::Run(_) if model.in_sight => vec![Effect::OpenFeed(Feed::Runs)],
+        Page::Run(_) => vec![Effect::CloseFeed],
+        Page::Runs(_) | Page::Nowhere => vec![],
+    }
+}
+
+fn at_rest(model: &Model) -> bool {
+    model.run_state().is_some_and(|state| matches!(state.phase, Phase::Ended(_)))
+}
+
 fn due(tries: u32) -> Effect {
     Effect::Later { ms: backoff_ms(tries), msg: Box::new(Msg::FeedDue) }
 }
 
-fn open(model: &Model) -> Vec<Effect> {
+/// What the page that is shown has to follow, from where it is.
+pub(super) fn open(model: &Model) -> Vec<Effect> {
     match &model.page {
         Page::Runs(_) => vec![Effect::OpenFeed(Feed::Runs)],
         Page::Run(page) => vec![Effect::OpenFeed(Feed::Run { run: page.run, after: last_seq(page) })],
@@ -100,7 +120,11 @@ fn take(page: &mut RunPage, event: &RunEvent) -> Vec<Effect> {
     }
     let Remote::Loaded(state) = &mut page.state else { return vec![] };
     match state.apply(event) {
-        Ok(()) => output::told(page, &event.fact),
+        Ok(()) => {
+            let mut effects = output::told(page, &event.fact);
+            effects.extend(tail::told(page, &event.fact));
+            effects
+        }
         Err(illegal) => {
             let hint =
                 "reload this page; if it says so again, this is a fault of bettertest's: please report it";

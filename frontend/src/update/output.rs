@@ -3,10 +3,10 @@
 use common::{RunFact, StepEvent, TaskId};
 
 use crate::model::{Model, Output, OutputOf, Page, Remote, RunPage, TaskPane};
-use crate::update::{Effect, Msg, backoff_ms};
+use crate::update::{Effect, Msg, backoff_ms, task_element};
 
 pub(super) fn update(model: &mut Model, msg: Msg) -> Vec<Effect> {
-    let wrap = model.wrap;
+    let (wrap, in_sight) = (model.wrap, model.in_sight);
     let Page::Run(page) = &mut model.page else { return vec![Effect::Still] };
     // A cleanly ended stream is the end of the output only if the attempt has ended, too.
     let attempt_ended = shown_attempt_ended(page);
@@ -41,8 +41,10 @@ pub(super) fn update(model: &mut Model, msg: Msg) -> Vec<Effect> {
             vec![Effect::Later { ms: backoff_ms(tries), msg: Box::new(Msg::OutputDue(of)) }]
         }
         Msg::OutputDue(of) => match pane.output {
-            Output::Lost { .. } => vec![Effect::OpenOutput { of, from: pane.log.position() }],
-            Output::Streaming | Output::Whole | Output::Failed(_) => vec![Effect::Still],
+            Output::Lost { .. } if in_sight => vec![Effect::OpenOutput { of, from: pane.log.position() }],
+            Output::Lost { .. } | Output::Streaming | Output::Whole | Output::Failed(_) => {
+                vec![Effect::Still]
+            }
         },
         Msg::OutputRefused(_, problem) => {
             pane.output = Output::Failed(problem);
@@ -118,9 +120,12 @@ pub(super) fn sync(page: &mut RunPage) -> Vec<Effect> {
     *pane =
         TaskPane { of: wanted.clone(), seen: pane.seen, ..TaskPane::new(pane.task.clone(), pane.attempt) };
     match wanted {
-        Some(of) => {
-            vec![Effect::OpenOutput { of: of.clone(), from: 0 }, Effect::FetchMarks(of), Effect::MeasureLog]
-        }
+        Some(of) => vec![
+            Effect::OpenOutput { of: of.clone(), from: 0 },
+            Effect::FetchMarks(of),
+            Effect::MeasureLog,
+            Effect::Reveal(task_element(&pane.task)),
+        ],
         None => vec![Effect::CloseOutput],
     }
 }
@@ -148,13 +153,13 @@ pub(super) fn told(page: &mut RunPage, fact: &RunFact) -> Vec<Effect> {
 
 /// The tab went out of sight or came back.
 pub(super) fn seen(page: &mut RunPage, seen: bool) -> Vec<Effect> {
-    let Some(pane) = &mut page.task else { return vec![Effect::Still] };
+    let Some(pane) = &mut page.task else { return vec![] };
     match (&pane.of, &pane.output) {
         (Some(of), Output::Streaming | Output::Lost { .. }) => match seen {
             true => vec![Effect::OpenOutput { of: of.clone(), from: pane.log.position() }],
-            false => vec![Effect::Still, Effect::CloseOutput],
+            false => vec![Effect::CloseOutput],
         },
-        (_, Output::Whole | Output::Failed(_)) | (None, _) => vec![Effect::Still],
+        (_, Output::Whole | Output::Failed(_)) | (None, _) => vec![],
     }
 }
 

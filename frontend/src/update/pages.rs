@@ -1,10 +1,10 @@
 //! Coming to a page, and what people do there.
 
-use common::Problem;
+use common::{Phase, Problem};
 
 use crate::model::{Asked, Filter, History, Live, Model, Page, Remote, RunPage, RunsPage, Session, TaskPane};
 use crate::route::Route;
-use crate::update::{Effect, Feed, Msg, output};
+use crate::update::{Effect, Feed, Msg, feed, output, tail};
 
 /// Shows what a route names. The page of the same run stays as it is.
 pub(super) fn enter(model: &mut Model, route: Route) -> Vec<Effect> {
@@ -32,6 +32,7 @@ pub(super) fn enter(model: &mut Model, route: Route) -> Vec<Effect> {
         }
         Route::Nowhere(_) => {
             model.page = Page::Nowhere;
+            model.live = Live::Closed;
             effects.extend([Effect::CloseFeed, Effect::CloseOutput]);
         }
     }
@@ -57,18 +58,33 @@ fn show_task(model: &mut Model, route: &Route) -> Vec<Effect> {
     }
 }
 
-/// The tab came into sight: what may have changed on disk is read again. Out of sight it gives back the
-/// connection of the output (a browser has few of them for all tabs), but not the events: the tab's title tells
-/// how the run stands.
+/// The tab came into sight, or went out of it. A browser has few connections for all its tabs: out of sight, a
+/// tab gives back all but the events of a run that is running, as its title tells how that stands.
 pub(super) fn seen(model: &mut Model, seen: bool) -> Vec<Effect> {
-    match (&mut model.page, &model.session) {
-        (_, Session::Closed(_)) if seen => {
-            model.session = Session::Open;
-            enter(model, model.route.clone())
-        }
-        (Page::Runs(page), _) if seen && !page.starting => vec![Effect::FetchPipeline],
-        (Page::Run(page), _) => output::seen(page, seen),
-        (Page::Runs(_) | Page::Nowhere, _) => vec![Effect::Still],
+    model.in_sight = seen;
+    if seen && matches!(model.session, Session::Closed(_)) {
+        model.session = Session::Open;
+        return enter(model, model.route.clone());
+    }
+    let mut effects = match &mut model.page {
+        Page::Run(page) => output::seen(page, seen),
+        Page::Runs(_) if seen => vec![Effect::FetchRuns { before: None }, Effect::FetchPipeline],
+        Page::Runs(_) | Page::Nowhere => vec![],
+    };
+    let running = model.run_state().is_some_and(|state| state.phase == Phase::Running);
+    match seen {
+        _ if running => {}
+        true => effects.extend(feed::open(model)),
+        false => effects.push(Effect::CloseFeed),
+    }
+    effects
+}
+
+/// Somebody comes back to this window, perhaps from their editor: what may have changed on disk is read again.
+pub(super) fn focused(model: &Model) -> Vec<Effect> {
+    match &model.page {
+        Page::Runs(page) if !page.starting => vec![Effect::Still, Effect::FetchPipeline],
+        Page::Runs(_) | Page::Run(_) | Page::Nowhere => vec![Effect::Still],
     }
 }
 
@@ -128,6 +144,7 @@ pub(super) fn update_run(page: &mut RunPage, msg: Msg) -> Vec<Effect> {
                 return vec![Effect::OpenFeed(Feed::Run { run: page.run, after: state.last_seq.0 })];
             }
         }
+        Msg::GotTail { of, bytes, cut } => tail::got(page, &of, &bytes, cut),
         Msg::SetFilter(filter) => page.filter = filter,
         Msg::Search(text) => page.search = text,
         Msg::ShowAll => {
@@ -142,8 +159,8 @@ pub(super) fn update_run(page: &mut RunPage, msg: Msg) -> Vec<Effect> {
 fn ask(page: &mut RunPage, asked: Asked) -> Vec<Effect> {
     let Remote::Loaded(state) = &page.state else { return vec![Effect::Still] };
     let possible = match asked {
-        Asked::Cancel => state.phase == common::Phase::Running && !state.cancel_asked,
-        Asked::Rerun => matches!(state.phase, common::Phase::Ended(_)) && !state.not_passed().is_empty(),
+        Asked::Cancel => state.phase == Phase::Running && !state.cancel_asked,
+        Asked::Rerun => matches!(state.phase, Phase::Ended(_)) && !state.not_passed().is_empty(),
     };
     if !possible || page.asked.is_some() {
         return vec![Effect::Still];
@@ -167,7 +184,7 @@ pub(super) fn move_cursor(model: &mut Model, by: isize) -> Vec<Effect> {
         }
         Page::Run(page) => {
             let Remote::Loaded(state) = &page.state else { return vec![Effect::Still] };
-            let tasks: Vec<_> = page.shown(state).into_iter().flat_map(|(_, tasks)| tasks).collect();
+            let tasks: Vec<_> = page.shown(state).into_iter().flat_map(|group| group.tasks).collect();
             let at = tasks.iter().position(|task| Some(&task.id) == page.cursor.as_ref());
             let Some(next) = moved(at, by, tasks.len()) else { return vec![Effect::Still] };
             let next = tasks[next].id.clone();

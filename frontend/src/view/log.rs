@@ -4,7 +4,7 @@ use common::Attempt;
 use yew::prelude::*;
 
 use super::parts;
-use crate::ansi::{Colour, Style};
+use crate::ansi::{Colour, Line, Style};
 use crate::log::{LogMark, MarkKind, Row, cut};
 use crate::model::{Model, Output, OutputOf, TaskPane};
 use crate::route::encode;
@@ -86,19 +86,11 @@ fn view_row(key: usize, row: Row<'_>, attempt: &Attempt, send: &Callback<Msg>) -
         Row::Mark(mark) => html! { <div {key} class="row between">{ words_of(mark, attempt) }</div> },
         Row::Line { number, line, folded } => {
             let shown = if folded { cut(&line.text).len() } else { line.text.len() };
-            let mut begin = 0;
-            let pieces = line.pieces().filter_map(|(piece, style)| {
-                let end = begin + piece.len();
-                let piece = &piece[..piece.len().min(shown.saturating_sub(begin))];
-                begin = end;
-                (!piece.is_empty()).then(|| view_piece(piece, style))
-            });
-            let pieces: Vec<Html> = pieces.collect();
             html! {
                 <div {key} class="row">
                     <span class="number">{ number }</span>
                     <span class="text">
-                        { for pieces }
+                        { view_text(line, shown) }
                         if folded {
                             <button class="fold" onclick={parts::on(send, Msg::Unfold(number))}>
                                 { format!("show {} more", parts::size((line.text.len() - shown) as u64)) }
@@ -111,6 +103,18 @@ fn view_row(key: usize, row: Row<'_>, attempt: &Attempt, send: &Callback<Msg>) -
             }
         }
     }
+}
+
+/// The first `shown` bytes of a line.
+pub(super) fn view_text(line: &Line, shown: usize) -> Html {
+    let mut begin = 0;
+    let pieces = line.pieces().filter_map(|(piece, style)| {
+        let end = begin + piece.len();
+        let piece = &piece[..piece.len().min(shown.saturating_sub(begin))];
+        begin = end;
+        (!piece.is_empty()).then(|| view_piece(piece, style))
+    });
+    pieces.collect()
 }
 
 fn words_of(mark: &LogMark, attempt: &Attempt) -> String {

@@ -1,6 +1,6 @@
 //! Small parts that several views are made of.
 
-use common::{Problem, TaskRun, TaskState, duration};
+use common::{AttemptEnd, Problem, Reason, TaskRun, TaskState, duration};
 use yew::prelude::*;
 
 use crate::update::Msg;
@@ -17,6 +17,16 @@ pub(crate) fn mark() -> Html {
 
 /// What went wrong, where, and what to do.
 pub(crate) fn problem(problem: &Problem) -> Html {
+    view_problem(problem, None)
+}
+
+/// The same of an attempt's end. Where a command failed, its output says more than the pipedef's traceback.
+pub(crate) fn problem_of(end: &AttemptEnd) -> Html {
+    let told = end.problem.as_ref();
+    told.map(|problem| view_problem(problem, end.verdict.reason())).unwrap_or_default()
+}
+
+fn view_problem(problem: &Problem, reason: Option<Reason>) -> Html {
     let place = problem.file.as_ref().map(|file| match problem.line {
         Some(line) => format!("{file}, line {line}"),
         None => file.clone(),
@@ -31,7 +41,10 @@ pub(crate) fn problem(problem: &Problem) -> Html {
                 <p class="hint"><b>{ "hint " }</b>{ hint }</p>
             }
             if let Some(traceback) = &problem.traceback {
-                <pre class="traceback" tabindex="0">{ traceback.trim_end() }</pre>
+                <details open={reason != Some(Reason::CommandFailed)}>
+                    <summary>{ "traceback" }</summary>
+                    <pre class="traceback" tabindex="0">{ traceback.trim_end() }</pre>
+                </details>
             }
         </div>
     }
@@ -56,7 +69,7 @@ pub(crate) fn grouped(n: u64) -> String {
     let digits = n.to_string();
     let mut text = String::with_capacity(digits.len() + digits.len() / 3);
     for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i) % 3 == 0 {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);

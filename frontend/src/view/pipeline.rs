@@ -22,13 +22,12 @@ pub(crate) fn view(page: &RunsPage, send: &Callback<Msg>) -> Html {
             },
         ),
     };
-    let runnable = !page.starting && !matches!(&page.pipeline, Remote::Failed(_));
     html! {
         <section class={classes!("pipeline", class)} aria-labelledby="pipeline">
             <div class="pipeline-head">
                 <h1 id="pipeline">{ "Pipeline" }</h1>
                 { view_extent(page) }
-                <button class="primary" disabled={!runnable} onclick={parts::on(send, Msg::WantRun)}>
+                <button class="primary" disabled={page.starting} onclick={parts::on(send, Msg::WantRun)}>
                     { if page.starting { "Starting…" } else { "Run" } }<kbd>{ "r" }</kbd>
                 </button>
             </div>

@@ -3,7 +3,8 @@
 use common::{Phase, RunState, duration, headline, task_words};
 use yew::prelude::*;
 
-use super::{parts, task, tasks};
+use super::{log, parts, task, tasks};
+use crate::log::cut;
 use crate::model::{Asked, Model, Remote, RunPage, first_bad, is_bad};
 use crate::route::Route;
 use crate::update::Msg;
@@ -136,7 +137,7 @@ fn view_bar(state: &RunState) -> Html {
     });
     let words = counts.iter().map(|(word, count)| {
         let count = parts::grouped(*count as u64);
-        html! { <li class={*word}>{ parts::mark() }<b>{ count }</b>{ format!(" {}", word.replace('_', " ")) }</li> }
+        html! { <li class={*word}>{ parts::mark() }<b>{ count }</b>{ word.replace('_', " ") }</li> }
     });
     html! {
         <>
@@ -162,8 +163,11 @@ fn view_first_bad(page: &RunPage, state: &RunState) -> Html {
                     <span class="took">{ duration(end.took_ms) }</span>
                 }
             </h2>
-            if let Some(problem) = end.and_then(|end| end.problem.as_ref()) {
-                { parts::problem(problem) }
+            { end.map(parts::problem_of) }
+            if let Some(tail) = page.tail.as_ref().filter(|tail| tail.of.task == first.id && !tail.lines.is_empty()) {
+                <pre class="tail" tabindex="0" aria-label="the end of its output">
+                    { for tail.lines.iter().map(|line| html! { <div>{ log::view_text(line, cut(&line.text).len()) }</div> }) }
+                </pre>
             }
             <p class="next">
                 <a class="button" href={url}>{ "See its output" }<kbd>{ "f" }</kbd></a>

@@ -74,25 +74,26 @@ fn view_attempt(
         };
         return html! { <p class="empty">{ words }</p> };
     };
-    let problem = attempt.end.as_ref().and_then(|end| end.problem.as_ref());
     let steps = attempt.steps.iter().enumerate();
     html! {
         <>
-            if let Some(problem) = problem {
-                { parts::problem(problem) }
-            }
+            { attempt.end.as_ref().map(parts::problem_of) }
             <ol class="steps" aria-label="steps">
-                { for steps.map(|(i, step)| view_step(model, i, step, attempt.steps.len() > 1, send)) }
+                { for steps.map(|(i, step)| view_step(model, i, step, attempt, send)) }
             </ol>
             { log::view(model, pane, attempt, send) }
         </>
     }
 }
 
-fn view_step(model: &Model, i: usize, step: &StepRun, one_of_many: bool, send: &Callback<Msg>) -> Html {
+/// `told` was said of the attempt as a whole, and need not be said again.
+fn view_step(model: &Model, i: usize, step: &StepRun, attempt: &Attempt, send: &Callback<Msg>) -> Html {
+    let told =
+        attempt.end.as_ref().and_then(|end| end.problem.as_ref()).map(|problem| problem.error.as_str());
     let (class, word, took) = standing(step, model.now_ms);
     let command = step.spec.command.for_show();
     let message = match &step.state {
+        StepState::Ended(end) if end.message.as_deref() == told => None,
         StepState::Ended(end) => end.message.as_ref().map(|message| (message, end.hint.as_ref())),
         StepState::Asked | StepState::Queued | StepState::Preparing { .. } | StepState::Running { .. } => {
             None
@@ -102,7 +103,7 @@ fn view_step(model: &Model, i: usize, step: &StepRun, one_of_many: bool, send: &
     html! {
         <li key={step.id.to_string()} class={classes!("step", class)}>
             { parts::mark() }
-            if one_of_many {
+            if attempt.steps.len() > 1 {
                 <button class="quiet number" onclick={parts::on(send, Msg::ToStep(step.id.clone()))}
                     title="to where its output begins">{ number }</button>
             }

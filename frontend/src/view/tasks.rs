@@ -5,35 +5,17 @@ use yew::prelude::*;
 
 use super::parts;
 use crate::effects::typed;
-use crate::model::{Filter, Model, RunPage};
+use crate::model::{Filter, Group, Model, RunPage};
 use crate::route::Route;
 use crate::update::{Msg, SEARCH_ELEMENT, task_element};
 
 pub(crate) fn view(model: &Model, page: &RunPage, state: &RunState, send: &Callback<Msg>) -> Html {
-    let stages = page.shown(state);
-    let found: usize = stages.iter().map(|(_, tasks)| tasks.len()).sum();
-    let stages = stages.into_iter().zip(&state.stages).filter(|((_, tasks), _)| !tasks.is_empty()).map(
-        |((name, tasks), stage)| {
-            let passed = stage.tasks.iter().filter(|task| task.state.word() == "passed").count();
-            html! {
-                <section key={name.to_owned()} class="stage">
-                    <h2>
-                        { name }
-                        <span class="extent">{ format!("{passed} of {} passed", stage.tasks.len()) }</span>
-                        if stage.always {
-                            <span class="extent">{ "always runs" }</span>
-                        }
-                    </h2>
-                    <ul class="tasks">{ for tasks.into_iter().map(|task| view_task(model, page, task)) }</ul>
-                </section>
-            }
-        },
-    );
+    let groups = page.shown(state);
     html! {
         <div class="stages">
             { view_filter(page, state, send) }
-            { for stages }
-            if found == 0 {
+            { for groups.iter().map(|group| view_group(model, page, group)) }
+            if groups.is_empty() {
                 <p class="empty">
                     { "No task here. " }
                     <button onclick={parts::on(send, Msg::ShowAll)}>{ "Show all" }</button>
@@ -41,6 +23,28 @@ pub(crate) fn view(model: &Model, page: &RunPage, state: &RunState, send: &Callb
             }
         </div>
     }
+}
+
+fn view_group(model: &Model, page: &RunPage, group: &Group<'_>) -> Html {
+    let heading = match group.stage {
+        None => html! { <h2>{ "Did not pass" }<span class="extent">{ group.tasks.len() }</span></h2> },
+        Some(stage) => {
+            let passed = stage.tasks.iter().filter(|task| task.state.word() == "passed").count();
+            html! {
+                <h2>
+                    { &stage.name }
+                    <span class="extent">{ format!("{passed} of {} passed", stage.tasks.len()) }</span>
+                    if stage.always {
+                        <span class="extent">{ "always runs" }</span>
+                    }
+                </h2>
+            }
+        }
+    };
+    // No stage is called that: a name has no blanks.
+    let key = group.stage.map_or("did not pass", |stage| &stage.name).to_owned();
+    let tasks = group.tasks.iter().map(|task| view_task(model, page, task, group.stage.is_none()));
+    html! { <section {key} class="stage">{ heading }<ul class="tasks">{ for tasks }</ul></section> }
 }
 
 fn view_filter(page: &RunPage, state: &RunState, send: &Callback<Msg>) -> Html {
@@ -62,14 +66,19 @@ fn view_filter(page: &RunPage, state: &RunState, send: &Callback<Msg>) -> Html {
     }
 }
 
-fn view_task(model: &Model, page: &RunPage, task: &TaskRun) -> Html {
+fn view_task(model: &Model, page: &RunPage, task: &TaskRun, of_any_stage: bool) -> Html {
     let url = Route::Task { run: page.run, task: task.id.clone(), attempt: None }.url();
     let open = page.task.as_ref().is_some_and(|pane| pane.task == task.id);
     html! {
-        <li key={task.id.task.clone()} class={classes!("task", task.state.word())}>
+        <li key={task.id.to_string()} class={classes!("task", task.state.word())}>
             <a href={url} id={task_element(&task.id)} title={task_words(task)} aria-current={open.then_some("true")}>
                 { parts::mark() }
-                <span class="name">{ &task.id.task }</span>
+                <span class="name">
+                    if of_any_stage {
+                        <span class="of">{ format!("{}.", task.id.stage) }</span>
+                    }
+                    { &task.id.task }
+                </span>
                 <span class="word">{ short_words(task) }</span>
                 <span class="took">{ parts::elapsed(task, model.now_ms) }</span>
             </a>
@@ -82,7 +91,8 @@ fn short_words(task: &TaskRun) -> String {
     match task.state {
         TaskState::Running => doing(task).to_owned(),
         TaskState::Ended(verdict) if !verdict.passed() => verdict.outcome().word().replace('_', " "),
-        TaskState::Pending | TaskState::Ended(_) | TaskState::Skipped(_) => task_words(task),
+        TaskState::Skipped(_) => task.state.word().to_owned(),
+        TaskState::Pending | TaskState::Ended(_) => task_words(task),
     }
 }
 
