@@ -56,7 +56,7 @@ pub(crate) enum Live {
 
 #[derive(Debug, Clone)]
 pub(crate) enum Page {
-    Runs(RunsPage),
+    Runs(Box<RunsPage>),
     Run(Box<RunPage>),
     Nowhere,
 }

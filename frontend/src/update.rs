@@ -58,7 +58,7 @@ pub(crate) enum Msg {
     RunChanged(RunSummary),
     Event {
         run: RunNumber,
-        event: RunEvent,
+        event: Box<RunEvent>,
     },
 
     WantCancel,

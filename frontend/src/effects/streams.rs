@@ -36,7 +36,7 @@ impl OpenFeed {
         };
         let told = move |event: &Event| match feed {
             Feed::Runs => read(event, Msg::RunChanged),
-            Feed::Run { run, .. } => read(event, |event| Msg::Event { run, event }),
+            Feed::Run { run, .. } => read(event, |event| Msg::Event { run, event: Box::new(event) }),
         };
         let listeners = vec![
             listen("open", Box::new(|_, _| Msg::FeedOpened)),

@@ -37,7 +37,7 @@ fn events_make_the_page() {
 #[test]
 fn what_is_known_already_or_is_of_another_run_changes_nothing() {
     let mut story = Story::of_run_7();
-    let again = RunEvent { seq: Seq(1), at_ms: BEGAN_MS, fact: started() };
+    let again = Box::new(RunEvent { seq: Seq(1), at_ms: BEGAN_MS, fact: started() });
     assert_eq!(story.happens(Msg::Event { run: RUN, event: again.clone() }), [Effect::Still]);
     assert_eq!(story.happens(Msg::Event { run: RunNumber(8), event: again }), [Effect::Still]);
     assert_eq!(seq(&story), 1);
@@ -46,7 +46,7 @@ fn what_is_known_already_or_is_of_another_run_changes_nothing() {
 #[test]
 fn a_log_that_makes_no_sense_is_not_shown_as_if_it_did() {
     let mut story = Story::of_run_7();
-    let event = RunEvent { seq: Seq(9), at_ms: BEGAN_MS, fact: RunFact::CancelAsked };
+    let event = Box::new(RunEvent { seq: Seq(9), at_ms: BEGAN_MS, fact: RunFact::CancelAsked });
     assert_eq!(story.happens(Msg::Event { run: RUN, event }), [Effect::CloseFeed, Effect::CloseOutput]);
     assert!(story.html().contains("makes no sense"));
 }

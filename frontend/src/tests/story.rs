@@ -70,7 +70,7 @@ impl Story {
         self.seq += 1;
         self.model.now_ms = BEGAN_MS + 100 * (self.seq - 1);
         let event = RunEvent { seq: Seq(self.seq), at_ms: self.model.now_ms, fact };
-        self.happens(Msg::Event { run: RunNumber(7), event })
+        self.happens(Msg::Event { run: RunNumber(7), event: Box::new(event) })
     }
 
     pub(super) fn starts(&mut self, id: &str, attempt: u32) -> &[Effect] {

@@ -1,16 +1,243 @@
-//! The pages as HTML.
+//! The pages as HTML, exactly.
 
-use super::story::Story;
+use common::{Pipeline, RunFact, RunNumber, RunSummary, StepEvent, Verdict};
+
+use super::story::{BEGAN_MS, Story, problem, task};
 use crate::update::Msg;
+use crate::view::{standing, title};
 
 #[test]
-fn print() {
-    let s = Story::is_red();
-    println!("A\n{}", s.html_from("<main", "</main>"));
-    let mut s = Story::is_red();
-    s.goes_to("/runs/7/TestUnit.models");
-    let of = s.pane().of.clone().unwrap();
-    s.happens(Msg::Output { of, at: 0, bytes: b"ok\n\x1b[1;31mE <b>\x1b[0m 1 != 2\n\x1b[38;5;226;7mx\x1b[0m\x1b[38;2;255;255;0my".to_vec() });
-    println!("B\n{}", s.html_from("class=\"output", "</section>"));
-    println!("C\n{}", s.html_from("<header class=\"top", "</header>"));
+fn a_run_says_how_it_stands() {
+    assert_eq!(
+        Story::is_red().html_from("<section aria-label=\"verdict\"", "<div aria-hidden"),
+        r#"<section aria-label="verdict" class="verdict failed">
+<span aria-hidden="true" class="mark">
+</span>
+<div class="words">
+<h1 role="status">
+<span class="which">Run 7 </span>failed: command_failed</h1>
+<p class="facts">
+<span class="took">1.2s</span>
+<span title="21 Sep 2026, 14:00">started just now</span>
+</p>
+</div>
+<div class="actions">
+<button title="new attempts of what did not pass" class="primary">Re-run 2 tasks<kbd>r</kbd>
+</button>
+</div>
+<div aria-hidden="true" class="bar">"#
+    );
+}
+
+#[test]
+fn the_first_failure_is_told_with_its_hint() {
+    assert_eq!(
+        Story::is_red().html_from("<section aria-label=\"the first", "</section>"),
+        r#"<section aria-label="the first that did not pass" class="first-bad failed">
+<h2>
+<span aria-hidden="true" class="mark">
+</span>
+<a href="/runs/7/TestUnit.models">TestUnit.models</a>
+<span class="word">failed: command_failed</span>
+<span class="took">1.5s</span>
+</h2>
+<div class="problem">
+<p class="error">exit code 1 from: false</p>
+<p class="hint">
+<b>hint </b>do this</p>
+</div>
+<p class="next">
+<a href="/runs/7/TestUnit.models" class="button">See its output<kbd>f</kbd>
+</a>
+</p>
+</section>"#
+    );
+}
+
+#[test]
+fn a_task_is_a_mark_a_name_a_word_and_a_time() {
+    assert_eq!(
+        Story::is_red().html_from("<li class=\"task skipped", "</li>"),
+        r#"<li class="task skipped">
+<a href="/runs/7/TestWeb.login" id="task-TestWeb.login" title="skipped: earlier_stage">
+<span aria-hidden="true" class="mark">
+</span>
+<span class="name">login</span>
+<span class="word">skipped</span>
+<span class="took">
+</span>
+</a>
+</li>"#
+    );
+}
+
+#[test]
+fn a_running_task_counts_and_says_what_it_waits_for() {
+    let mut story = Story::of_run_7();
+    story.starts("TestUnit.models", 1);
+    let spec = common::StepSpec::new("shop-test", common::Command::Shell("true".to_owned()));
+    let (id, worker) = (super::story::step(1), "http://localhost:9009".to_owned());
+    story.says(RunFact::StepAsked { task: task("TestUnit.models"), attempt: 1, step: id, worker, spec });
+    let word = |story: &Story| story.html_from("<li class=\"task running", "</li>");
+    assert!(word(&story).contains(r#"<span class="word">running</span>"#));
+    story.worker_says("TestUnit.models", 1, 1, 1, StepEvent::Queued);
+    assert!(word(&story).contains(r#"<span class="word">queued</span>"#));
+    story.model.now_ms = BEGAN_MS + 100 + 12_300;
+    assert!(word(&story).contains(r#"<span class="took">12.3s</span>"#));
+    // A clock that is behind the boss's shows no time below nothing.
+    story.model.now_ms = BEGAN_MS - 5_000;
+    assert!(word(&story).contains(r#"<span class="took">0.0s</span>"#));
+    let preparing = StepEvent::Preparing {
+        what: "pulling shop-test".to_owned(),
+        done_bytes: Some(1 << 20),
+        total_bytes: Some(3 << 20),
+    };
+    story.worker_says("TestUnit.models", 1, 1, 2, preparing);
+    story.goes_to("/runs/7/TestUnit.models");
+    assert!(story.html().contains("pulling shop-test, 1.0 MiB of 3.0 MiB"));
+}
+
+#[test]
+fn output_is_text_with_colours_and_never_markup() {
+    let mut story = Story::is_red();
+    story.goes_to("/runs/7/TestUnit.models");
+    let of = story.pane().of.clone().unwrap();
+    let bytes = b"ok\n\x1b[1;31mE <b>\x1b[0m 1 != 2\n\x1b[38;5;226;7mx\x1b[0m\x1b[38;2;255;255;0my".to_vec();
+    story.happens(Msg::Output { of, at: 0, bytes });
+    assert_eq!(
+        story.html_from("<div style=\"transform", "log-probe"),
+        r##"<div style="transform:translateY(0px)" class="rows">
+<div class="row">
+<span class="number">1</span>
+<span class="text">ok</span>
+</div>
+<div class="row">
+<span class="number">2</span>
+<span class="text">
+<span class="b f1">E &lt;b&gt;</span> 1 != 2</span>
+</div>
+<div class="row">
+<span class="number">3</span>
+<span class="text">
+<span style="background:#ffff00;" class="ink-of-paper">x</span>
+<span style="color:light-dark(#787800,#ffff00);">y</span>
+</span>
+</div>
+</div>
+</div>
+<span id="log-probe" aria-hidden="true">0000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000</span>"##
+    );
+}
+
+#[test]
+fn steps_show_what_was_left_out() {
+    let mut story = Story::of_run_7();
+    story.starts("TestUnit.models", 1);
+    story.steps("TestUnit.models", 1, 1, "yes");
+    story.worker_says("TestUnit.models", 1, 1, 50, StepEvent::Dropped { bytes: 8 << 20 });
+    story.worker_says("TestUnit.models", 1, 1, 51, StepEvent::Gap { bytes: None });
+    story.goes_to("/runs/7/TestUnit.models");
+    assert_eq!(
+        story.html_from("<li class=\"step", "</li>"),
+        r#"<li class="step running">
+<span aria-hidden="true" class="mark">
+</span>
+<code title="yes" class="command">yes</code>
+<span class="word">running</span>
+<span class="took">0.2s</span>
+<span class="where">shop-test on http://localhost:9009</span>
+<p class="hole">8.0 MiB of its output were left out: it was longer than its cap.</p>
+<p class="hole">Some of its output was lost.</p>
+</li>"#
+    );
+}
+
+#[test]
+fn a_list_of_runs_says_no_more_than_is_true() {
+    let mut story = Story::at("/");
+    let run = RunSummary {
+        run: RunNumber(12),
+        state: "ended".to_owned(),
+        verdict: Some(Verdict::Passed),
+        headline: "passed (3 of 14 tasks)".to_owned(),
+        partial: true,
+        tasks: 14,
+        tasks_passed: 3,
+        started_at_ms: BEGAN_MS - 26 * 3_600_000,
+        ended_at_ms: Some(BEGAN_MS - 26 * 3_600_000 + 125_000),
+    };
+    story.happens(Msg::GotRuns { before: None, answer: Ok(common::Page { runs: vec![run], next: None }) });
+    assert_eq!(
+        story.html_from("<li class=\"run", "</li>"),
+        r#"<li class="run passed">
+<a href="/runs/12" id="run-12">
+<span aria-hidden="true" class="mark">
+</span>
+<span class="number">12</span>
+<span class="headline">passed (3 of 14 tasks)</span>
+<span class="tasks">3 of 14 tasks passed</span>
+<span class="took">2m 05s</span>
+<span title="20 Sep 2026, 12:00" class="when">yesterday, 12:00</span>
+</a>
+</li>"#
+    );
+}
+
+#[test]
+fn a_broken_pipedef_is_shown_with_its_line() {
+    let mut story = Story::at("/");
+    let broken = common::Problem {
+        file: Some("/home/me/pipedef.py".to_owned()),
+        line: Some(14),
+        traceback: Some("  File ...\nSyntaxError\n".to_owned()),
+        ..problem("SyntaxError: '(' was never closed")
+    };
+    story.happens(Msg::GotPipeline(Err(broken)));
+    assert_eq!(
+        story.html_from("<p class=\"lead\">", "</section>"),
+        r#"<p class="lead">
+<span aria-hidden="true" class="mark">
+</span>The pipedef cannot be run as it is now.</p>
+<div class="problem">
+<p class="error">SyntaxError: '(' was never closed</p>
+<p class="place">
+<code>/home/me/pipedef.py, line 14</code>
+</p>
+<p class="hint">
+<b>hint </b>do this</p>
+<details open="open">
+<summary>traceback</summary>
+<pre tabindex="0" class="traceback">  File ...
+SyntaxError</pre>
+</details>
+</div>
+<button>Read it again</button>
+</section>"#
+    );
+    let html = story.html();
+    assert!(html.contains("<button class=\"primary\">Run"), "it may be mended by now");
+    story.happens(Msg::GotRuns { before: None, answer: Ok(common::Page { runs: vec![], next: None }) });
+    assert!(story.html().contains("Mend the pipedef first"));
+    story.happens(Msg::GotPipeline(Ok(Pipeline::default())));
+    assert!(story.html().contains("Nothing has run yet."));
+}
+
+#[test]
+fn the_tab_tells_the_verdict() {
+    let mut story = Story::at("/");
+    assert_eq!(title(&story.model), "bettertest");
+    story = Story::at("/runs/7");
+    assert_eq!(title(&story.model), "run 7 · bettertest");
+    story = Story::of_run_7();
+    assert_eq!(
+        (title(&story.model), standing(&story.model).0),
+        ("● run 7 running · bettertest".to_owned(), "running")
+    );
+    story.fails("TestUnit.models", 1, 1);
+    assert_eq!(
+        (title(&story.model), standing(&story.model).0),
+        ("✗ run 7 running · bettertest".to_owned(), "failed")
+    );
+    let red = Story::is_red();
+    assert_eq!(title(&red.model), "✗ run 7 failed: command failed · bettertest");
 }

@@ -16,7 +16,7 @@ pub(super) fn enter(model: &mut Model, route: Route) -> Vec<Effect> {
     let mut effects = Vec::new();
     match &route {
         Route::Runs => {
-            model.page = Page::Runs(RunsPage::new());
+            model.page = Page::Runs(Box::new(RunsPage::new()));
             model.live = Live::Connecting;
             effects.extend([Effect::CloseOutput, Effect::OpenFeed(Feed::Runs), Effect::FetchPipeline]);
             effects.extend([Effect::FetchRuns { before: None }, Effect::ScrollToTop]);
