@@ -56,7 +56,7 @@ def _parsed(arguments: list[str]) -> tuple[Optional[str], Optional[str], bool]:
     """The pipedef (None for --help), the data dir, and whether only a list is asked for."""
     from ._problem import Refusal
 
-    usage = "usage: python -m bettertest [--data-dir DIR] [--list] PIPEDEF"
+    usage = "python -m bettertest [--data-dir DIR] [--list] PIPEDEF"
     pipedef, data_dir, only_list = None, None, False
     rest = list(arguments)
     while rest:
@@ -89,7 +89,8 @@ def _told(refusal: Exception) -> str:
     if refusal.file and refusal.line:
         lines[0] = f"{os.path.relpath(refusal.file)}:{refusal.line}: {lines[0]}"
     if isinstance(refusal, Broken) and refusal.traceback:
-        lines.insert(0, refusal.traceback.rstrip())
+        # Its own last line is what we say, with the place and the hint.
+        lines[:0] = refusal.traceback.rstrip().split("\n")[:-1]
     return "\n".join(lines)
 
 

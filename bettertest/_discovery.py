@@ -30,6 +30,8 @@ def pipeline(module: str, texts: Texts) -> dict[str, Any]:
     except Refusal as refusal:
         if refusal.file is None:
             refusal.file = texts.pipedef
+        if refusal.line is not None and refusal.file in texts.files:
+            refusal.line = _lines_of_defs(texts.text(refusal.file)).get(refusal.line, refusal.line)
         raise
 
 
@@ -37,6 +39,12 @@ def _pipeline(module: str, texts: Texts) -> dict[str, Any]:
     declared = [(cls, line) for cls, line in _stage.declared() if cls.__module__ == module]
     _refuse_strangers(module, [cls for cls, _ in declared], os.path.basename(texts.pipedef))
     stages = [(cls, line) for cls, line in declared if _is_to_run(cls, line)]
+    if not stages:
+        name = declared[0][0].__name__
+        raise Refusal(
+            f"{os.path.basename(texts.pipedef)} declares no stage to run",
+            f"{_tasks.shortened(name)} is only a base: name one without the _ at its beginning",
+        )
     _refuse_two_stages_of_one_name(stages)
     _refuse_overwritten_tasks([cls for cls, _ in stages], texts)
     lines = _lines_of_defs(texts.text(texts.pipedef))
@@ -105,7 +113,7 @@ def _refuse_strangers(module: str, declared: list[type[_stage.Stage]], pipedef: 
                 raise Refusal(
                     f"{value.__name__} has tasks, but does not derive from Stage",
                     f"write class {value.__name__}(Stage):, or name it _{value.__name__} if it is no stage",
-                    line=min(filter(None, map(_tasks.line_of, _tasks.of(value).values())), default=None),
+                    *_tasks.place_of(next(iter(_tasks.of(value).values()))),
                 )
         elif value.__module__ != module:
             raise Refusal(

@@ -82,24 +82,25 @@ class LaptopRun:
         """Runs everything, shows it, and returns the run's verdict. Ctrl-C cancels, a second one leaves at once."""
         began = time.monotonic()
         verdicts: list[Verdict] = []
-        lines: list[str] = []
+        rows: list[tuple[str, str, str]] = []
         going_on = True
         for stage in self._stages:
             names = [f"{stage['name']}.{task['name']}" for task in stage["tasks"]]
             if self._cancelled.is_set() or not (going_on or stage["always"]):
                 why = "cancelled" if self._cancelled.is_set() else "earlier_stage"
-                lines += [f"  skipped  {name}  ({why})" for name in names]
+                rows += [("skipped", name, why) for name in names]
                 continue
             for name, verdict, took_ms in self._run_stage(names):
                 verdicts.append(verdict)
                 going_on = going_on and verdict.outcome == "passed"
-                lines.append(f"  {verdict.outcome:9}{name}  {duration(took_ms)}")
+                rows.append((verdict.outcome, name, duration(took_ms)))
         if self._cancelled.is_set():
             verdicts.append(CANCELLED)
         whole = _verdict.worst(verdicts)
         self._screen.say()
-        for line in lines:
-            self._screen.say(line)
+        width = max(len(name) for _, name, _ in rows)
+        for word, name, note in rows:
+            self._screen.say(f"  {word:9}  {name:{width}}  {note}")
         self._screen.say(f"\n{whole} in {duration(_ms_since(began))}")
         return whole
 
@@ -152,9 +153,11 @@ class LaptopRun:
         lines = self._screen.of(name)
         lines.say(f"{verdict} in {duration(took_ms)}")
         problem = verdict.problem or {}
-        for line in problem.get("traceback", "").splitlines():
-            lines.say(line)
-        if "error" in problem:
+        if "traceback" in problem:
+            # Its last line is the error.
+            for line in problem["traceback"].splitlines():
+                lines.say(line)
+        elif "error" in problem:
             place = f" ({os.path.basename(problem['file'])}:{problem['line']})" if "line" in problem else ""
             lines.say(problem["error"] + place)
         if problem.get("hint"):

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ._stage import Stage
 
 PREFIX = "task_"
+LONGEST_NAME = 200
 _GENERATOR, _COROUTINE, _ITERABLE_COROUTINE, _ASYNC_GENERATOR = 0x20, 0x80, 0x100, 0x200
 _VARIADIC = 0x04
 
@@ -49,35 +50,33 @@ def bound(stage: type[Stage], attribute: Any) -> Callable[[], object]:
 def check(stage: type[Stage], name: str, attribute: Any) -> None:
     """Refuses what could not be called, and what would do nothing when called."""
     shown = f"{stage.__name__}.{shortened(name)}"
-    line = line_of(attribute)
+    place = place_of(attribute)
     rename = "name it so that Python could: letters, digits and _ after task_"
     if not name.isidentifier() or name == PREFIX:
-        raise Refusal(f"{stage.__name__} has a task of the name {shortened(name)!r}", rename, line=line)
+        raise Refusal(f"{stage.__name__} has a task of the name {shortened(name)!r}", rename, *place)
     if len(name) > LONGEST_NAME:
-        raise Refusal(f"the name of the task {shown} is longer than {LONGEST_NAME} characters", rename, line=line)
+        raise Refusal(f"the name of the task {shown} is longer than {LONGEST_NAME} characters", rename, *place)
     function = _function(attribute)
     if not callable(function) or isinstance(function, type):
         kind = type(attribute).__name__
-        raise Refusal(f"{shown} is no method but of type {kind}", "make it a method: def task_...", line=line)
+        raise Refusal(f"{shown} is no method but of type {kind}", "make it a method: def task_...", *place)
     if not isinstance(function, FunctionType):
         return
     flags = function.__code__.co_flags
     if flags & (_GENERATOR | _COROUTINE | _ITERABLE_COROUTINE | _ASYNC_GENERATOR):
         kind = "is async" if flags & (_COROUTINE | _ASYNC_GENERATOR) else "has a yield in it"
         raise Refusal(
-            f"{shown} {kind}, so that calling it would run nothing", "make it a plain method: def task_...", line=line
+            f"{shown} {kind}, so that calling it would run nothing", "make it a plain method: def task_...", *place
         )
     given = 0 if isinstance(attribute, staticmethod) else 1
     required, by_name = _required(function)
     if required > given or by_name:
+        gets = "only self" if given else "none"
         raise Refusal(
-            f"{shown} takes {required + by_name} parameters, and a task is given {'no' if not given else 'self'}",
-            "give the others a default value: def task_x(self, name=name)",
-            line=line,
+            f"{shown} needs arguments ({required + by_name}), and a task gets {gets}",
+            "give its parameters default values: def task_x(self, name=name)",
+            *place,
         )
-
-
-LONGEST_NAME = 200
 
 
 def shortened(name: str) -> str:
@@ -89,9 +88,10 @@ def code_of(attribute: Any) -> Optional[CodeType]:
     return function.__code__ if isinstance(function, FunctionType) else None
 
 
-def line_of(attribute: Any) -> Optional[int]:
+def place_of(attribute: Any) -> tuple[Optional[str], Optional[int]]:
+    """The file and the line where it begins; with decorators, the first of these."""
     code = code_of(attribute)
-    return code.co_firstlineno if code is not None else None
+    return (code.co_filename, code.co_firstlineno) if code is not None else (None, None)
 
 
 def _wants_self(function: FunctionType) -> bool:
