@@ -194,14 +194,16 @@ class _Attempt:
             else:
                 last = said
                 break
-        if last is not None and not self._cancelled:
-            process.wait(LEAVE_S)
-        process.end()
         # Steps that nobody waits for any more; after `returned` there are none.
         self._cancel_steps()
+        if last is not None:
+            # Its output closes when it has ended, and all that it started.
+            printed.join(LEAVE_S)
+        process.kill()
         for follower in followers:
             follower.join()
         printed.join()
+        process.end()
         if self._cancelled:
             return CANCELLED
         return _verdict.of_task(last, self._answers)
@@ -212,7 +214,7 @@ class _Attempt:
             process = self._process
         self._cancel_steps()
         if process is not None:
-            process.end()
+            process.kill()
 
     def _cancel_steps(self) -> None:
         with self._lock:

@@ -35,6 +35,7 @@ class PipedefProcess:
             )
         self._socket = ours
         self._writing = threading.Lock()
+        self._killing = threading.Lock()
 
     @property
     def output(self) -> Optional[IO[bytes]]:
@@ -67,20 +68,23 @@ class PipedefProcess:
                 parts = []
             parts.append(rest)
 
-    def wait(self, timeout_s: float) -> None:
-        try:
-            self._process.wait(timeout_s)
-        except subprocess.TimeoutExpired:
-            pass
+    def kill(self) -> None:
+        """Ends it, if it has not ended, and all that it started. Any thread may ask for it, at any time."""
+        with self._killing:
+            # Until it is waited for, its number means this group and no other.
+            if self._process.returncode is None:
+                try:
+                    os.killpg(self._process.pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    pass
 
     def end(self) -> int:
-        """Ends it, if it has not ended, and all that it started; returns its exit code."""
-        try:
-            os.killpg(self._process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
+        """Kills it and forgets it; returns its exit code. Nobody else may be using it any more."""
+        self.kill()
+        with self._killing:
+            code = self._process.wait()
         self._socket.close()
-        return self._process.wait()
+        return code
 
 
 def _project_of(pipedef: str) -> Optional[str]:

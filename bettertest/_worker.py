@@ -59,6 +59,7 @@ class Step:
         self._position: Optional[int] = None
         self._connected = False
         self._away_since: Optional[float] = None
+        self._cancelling = threading.Lock()
         self._cancelled = threading.Event()
 
     def follow(self) -> Answer:
@@ -74,7 +75,13 @@ class Step:
 
     def cancel(self) -> None:
         """Asks the worker to cancel the step; its end comes to `follow` as any other."""
-        self._cancelled.set()
+        with self._cancelling:
+            if self._cancelled.is_set():
+                return
+            self._cancelled.set()
+        self._tell_cancel()
+
+    def _tell_cancel(self) -> None:
         try:
             connection, response = self._request("DELETE", f"/steps/{self._id}", None, {})
             response.read(_MOST_JSON_BYTES)
@@ -98,7 +105,7 @@ class Step:
                     raise _Settled(self._refusal(response))
                 if self._cancelled.is_set():
                     # A cancel that came before the worker knew the step has met nothing.
-                    self.cancel()
+                    self._tell_cancel()
                 self._read(response)
             finally:
                 connection.close()

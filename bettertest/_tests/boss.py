@@ -31,7 +31,6 @@ def discover(pipedef: str) -> dict[str, Any]:
         try:
             process.say({"order": "discover", "pipedef": pipedef})
             said: list[dict[str, Any]] = list(process.messages(PATIENCE_S))
-            process.wait(PATIENCE_S)
         finally:
             process.end()
         printed.seek(0)

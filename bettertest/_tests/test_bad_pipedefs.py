@@ -154,10 +154,11 @@ CORPUS += [
         "save pipedef.py as UTF-8, and remove that line", 1),
     Bad("too large", b"#" * (16 * 1024 * 1024 + 1), "pipedef.py is larger than 16 MiB",
         "a pipedef holds code only; keep data in other files", None),
-    Bad("too large together", HEAD + "import a, b\n" + GOOD,
+    # In JSON each of these characters takes six bytes.
+    Bad("too large together", HEAD + "import a\n" + GOOD,
         "the pipedef and the modules in its folder are larger than 16 MiB",
         "move what is no part of the pipeline out of that folder", None,
-        {"a.py": "#" * 9_000_000, "b.py": "#" * 9_000_000}),
+        {"a.py": "#" + "\1" * 2_900_000}),
 ]
 
 

@@ -177,7 +177,7 @@ def test_any_other_exception_has_no_call(tmp_path: Path) -> None:
 def test_leaving_python_is_no_end_of_a_task(tmp_path: Path, statement: str) -> None:
     with task(one(tmp_path, f"run(W, I, 'ls')\n{statement}"), "T.x") as running:
         assert running.pass_all() is None
-        running.process.wait(PATIENCE_S)
+        running.process._process.wait(PATIENCE_S)
         assert "ended the task's Python; a task ends by returning" in running.printed()
 
 

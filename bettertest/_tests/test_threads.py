@@ -13,8 +13,9 @@ from .test_tasks import one
 
 def test_threads_wait_each_for_its_own_step(tmp_path: Path) -> None:
     body = """
+import os
 def step(name):
-    print(name, run(W, I, name, check=False).exit_code, flush=True)
+    os.write(1, f"{name} {run(W, I, name, check=False).exit_code}\\n".encode())
 threads = [threading.Thread(target=step, args=(name,)) for name in "abc"]
 for thread in threads: thread.start()
 for thread in threads: thread.join()
