@@ -44,6 +44,8 @@ impl Component for App {
         for effect in std::mem::take(&mut self.waiting) {
             self.browser.perform(effect);
         }
+        self.browser.tick(update::ticking(&self.model));
+        self.browser.entitle(view::title(&self.model), view::standing(&self.model));
     }
 }
 
@@ -57,7 +59,5 @@ impl App {
                 self.browser.perform(effect);
             }
         }
-        self.browser.tick(update::ticking(&self.model));
-        self.browser.entitle(view::title(&self.model), view::standing(&self.model));
     }
 }

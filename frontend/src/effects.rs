@@ -21,8 +21,8 @@ use inbox::Inbox;
 use streams::OpenFeed;
 
 const WRAP_KEY: &str = "bettertest.wrap";
-/// What stands left of a line in the log, in characters; as the style sheet has it.
-const GUTTER_COLUMNS: u32 = 9;
+/// Narrower than this, long lines are wrapped unless somebody has said otherwise.
+const NARROW_PX: f64 = 640.0;
 
 /// Draws the page into the document.
 pub(crate) fn mount() {
@@ -70,7 +70,7 @@ impl Browser {
             code: hash.strip_prefix("#code=").map(str::to_owned),
             now_ms: self.now_ms(),
             utc_offset_min: -js_sys::Date::new_0().get_timezone_offset() as i32,
-            wrap: storage().and_then(|s| s.get_item(WRAP_KEY).ok()?).is_some(),
+            wrap: wraps(),
             can_copy: page().is_secure_context(),
         }
     }
@@ -202,15 +202,30 @@ fn scroll_log(to: impl Fn(&Element) -> i32) {
     }
 }
 
+fn wraps() -> bool {
+    match storage().and_then(|storage| storage.get_item(WRAP_KEY).ok()?) {
+        Some(said) => said == "yes",
+        None => {
+            page().inner_width().ok().and_then(|width| width.as_f64()).is_some_and(|width| width < NARROW_PX)
+        }
+    }
+}
+
+/// None where no log is on the page.
 fn measure() -> Option<Viewport> {
     let log = element(LOG_ELEMENT)?;
-    let probe = element("log-probe")?.get_bounding_client_rect().width() / 100.0;
-    let columns = if probe > 0.0 { (f64::from(log.client_width()) / probe) as u32 } else { 80 };
+    let character = element("log-probe")?.get_bounding_client_rect().width() / 100.0;
+    let text = log.query_selector(".text").ok().flatten();
+    let left_of_text = text.map_or(0.0, |text| {
+        text.get_bounding_client_rect().left() - log.get_bounding_client_rect().left()
+            + f64::from(log.scroll_left())
+    });
+    let columns = (f64::from(log.client_width()) - left_of_text) / character.max(1.0);
     let (top, height) = (f64::from(log.scroll_top()), f64::from(log.client_height()));
     Some(Viewport {
         top_px: top,
         height_px: height,
-        columns: columns.saturating_sub(GUTTER_COLUMNS).max(20),
+        columns: (columns as u32).max(20),
         at_end: top + height >= f64::from(log.scroll_height()) - 4.0,
     })
 }

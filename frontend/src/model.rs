@@ -3,6 +3,7 @@
 use common::{
     Outcome, Pipeline, Problem, RunNumber, RunState, RunSummary, StageRun, TaskId, TaskRun, TaskState,
 };
+use std::rc::Rc;
 
 use crate::ansi::Line;
 use crate::log::{Log, Viewport};
@@ -83,7 +84,8 @@ pub(crate) struct History {
 #[derive(Debug, Clone)]
 pub(crate) struct RunPage {
     pub run: RunNumber,
-    pub state: Remote<RunState>,
+    /// Shared with what is drawn of it.
+    pub state: Remote<Rc<RunState>>,
     pub asked: Option<Asked>,
     /// Why what was asked for last was not done.
     pub refused: Option<Problem>,
@@ -175,22 +177,22 @@ impl RunPage {
             task: None,
         }
     }
+}
 
-    /// The tasks that filter and search let through: first all that did not pass, then the others by stage.
-    pub(crate) fn shown<'a>(&'a self, state: &'a RunState) -> Vec<Group<'a>> {
-        let wanted = self.search.to_lowercase();
-        let matches = |task: &&TaskRun| {
-            self.filter.lets_through(task.state)
-                && (wanted.is_empty() || task.id.to_string().to_lowercase().contains(&wanted))
-        };
-        let bad = state.tasks().filter(|task| is_bad(task.state)).filter(matches);
-        let bad = Group { stage: None, tasks: bad.collect() };
-        let stages = state.stages.iter().map(|stage| {
-            let others = stage.tasks.iter().filter(|task| !is_bad(task.state)).filter(matches);
-            Group { stage: Some(stage), tasks: others.collect() }
-        });
-        [bad].into_iter().chain(stages).filter(|group| !group.tasks.is_empty()).collect()
-    }
+/// The tasks that filter and search let through: first all that did not pass, then the others by stage.
+pub(crate) fn shown<'a>(state: &'a RunState, filter: Filter, search: &str) -> Vec<Group<'a>> {
+    let wanted = search.to_lowercase();
+    let matches = |task: &&TaskRun| {
+        filter.lets_through(task.state)
+            && (wanted.is_empty() || task.id.to_string().to_lowercase().contains(&wanted))
+    };
+    let bad = state.tasks().filter(|task| is_bad(task.state)).filter(matches);
+    let bad = Group { stage: None, tasks: bad.collect() };
+    let stages = state.stages.iter().map(|stage| {
+        let others = stage.tasks.iter().filter(|task| !is_bad(task.state)).filter(matches);
+        Group { stage: Some(stage), tasks: others.collect() }
+    });
+    [bad].into_iter().chain(stages).filter(|group| !group.tasks.is_empty()).collect()
 }
 
 /// Tasks under one heading.
@@ -250,6 +252,14 @@ impl Model {
             Remote::Loading | Remote::Failed(_) => None,
         }
     }
+}
+
+/// With more tasks than these, a page is drawn less often than ten times a second.
+const MANY_TASKS: usize = 300;
+
+/// How often a run's elapsed times are drawn while it runs.
+pub(crate) fn beat_ms(state: &RunState) -> u32 {
+    if state.tasks().count() > MANY_TASKS { 500 } else { 100 }
 }
 
 /// It ended, and did not pass.

@@ -11,7 +11,7 @@ use common::{OutputMark, Pipeline, Problem, RunEvent, RunNumber, RunSummary, Tas
 
 use crate::keys::{self, Key};
 use crate::log::Viewport;
-use crate::model::{Filter, Live, Model, OutputOf, Page, Remote, Session};
+use crate::model::{Filter, Live, Model, OutputOf, Page, Remote, Session, beat_ms};
 use crate::route::Route;
 
 #[derive(Debug, Clone, PartialEq)]
@@ -309,9 +309,7 @@ pub(crate) fn ticking(model: &Model) -> Option<u32> {
     match &model.page {
         Page::Run(page) => {
             let Remote::Loaded(state) = &page.state else { return None };
-            // Tenths of a second while they can be followed; a page of thousands of tasks is drawn less often.
-            let often = if state.tasks().count() > 300 { 1000 } else { 100 };
-            (state.phase == common::Phase::Running).then_some(often)
+            (state.phase == common::Phase::Running).then(|| beat_ms(state))
         }
         Page::Runs(page) => match &page.runs {
             Remote::Loaded(history) if history.runs.iter().any(|run| run.verdict.is_none()) => Some(100),

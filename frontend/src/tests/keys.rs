@@ -66,7 +66,7 @@ fn the_cursor_walks_the_tasks_as_they_are_shown() {
     let mut walked = Vec::new();
     for name in ["j", "j", "j", "j", "k"] {
         match story.happens(Msg::Pressed(key(name))) {
-            [Effect::Focus(id)] => walked.push(id.clone()),
+            [Effect::Still, Effect::Focus(id)] => walked.push(id.clone()),
             other => panic!("{other:?}"),
         }
     }
@@ -79,7 +79,10 @@ fn the_cursor_walks_the_tasks_as_they_are_shown() {
     ];
     assert_eq!(walked, ids);
     story.happens(Msg::SetFilter(Filter::NotPassed));
-    assert_eq!(story.happens(Msg::MoveCursor(1)), [Effect::Focus("task-TestUnit.models".to_owned())]);
+    assert_eq!(
+        story.happens(Msg::MoveCursor(1)),
+        [Effect::Still, Effect::Focus("task-TestUnit.models".to_owned())]
+    );
 }
 
 #[test]

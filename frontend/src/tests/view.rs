@@ -14,8 +14,10 @@ fn a_run_says_how_it_stands() {
 <span aria-hidden="true" class="mark">
 </span>
 <div class="words">
-<h1 role="status">
-<span class="which">Run 7 </span>failed: command_failed</h1>
+<h1>
+<span class="which">Run 7 </span>
+<span role="status">failed: command_failed</span>
+</h1>
 <p class="facts">
 <span class="took">1.2s</span>
 <span title="21 Sep 2026, 14:00">started just now</span>

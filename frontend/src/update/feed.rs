@@ -4,6 +4,7 @@
 //! (an answer that is no stream), we ask why, and try again ourselves from the last event that was applied.
 
 use common::{Phase, Problem, RunEvent, RunState};
+use std::rc::Rc;
 
 use crate::model::{Live, Model, Page, Remote, RunPage};
 use crate::update::{Effect, Feed, Msg, backoff_ms, output, tail};
@@ -116,10 +117,10 @@ fn take(page: &mut RunPage, event: &RunEvent) -> Vec<Effect> {
         return vec![Effect::Still];
     }
     if !matches!(page.state, Remote::Loaded(_)) {
-        page.state = Remote::Loaded(RunState::default());
+        page.state = Remote::Loaded(Rc::new(RunState::default()));
     }
     let Remote::Loaded(state) = &mut page.state else { return vec![] };
-    match state.apply(event) {
+    match Rc::make_mut(state).apply(event) {
         Ok(()) => {
             let mut effects = output::told(page, &event.fact);
             effects.extend(tail::told(page, &event.fact));

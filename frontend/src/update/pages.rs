@@ -2,7 +2,9 @@
 
 use common::{Phase, Problem};
 
-use crate::model::{Asked, Filter, History, Live, Model, Page, Remote, RunPage, RunsPage, Session, TaskPane};
+use crate::model::{
+    Asked, Filter, History, Live, Model, Page, Remote, RunPage, RunsPage, Session, TaskPane, shown,
+};
 use crate::route::Route;
 use crate::update::{Effect, Feed, Msg, feed, output, tail};
 
@@ -180,17 +182,18 @@ pub(super) fn move_cursor(model: &mut Model, by: isize) -> Vec<Effect> {
             let at = history.runs.iter().position(|run| Some(run.run) == page.cursor);
             let Some(next) = moved(at, by, history.runs.len()) else { return vec![Effect::Still] };
             page.cursor = Some(history.runs[next].run);
-            vec![Effect::Focus(run_element(history.runs[next].run))]
+            vec![Effect::Still, Effect::Focus(run_element(history.runs[next].run))]
         }
         Page::Run(page) => {
             let Remote::Loaded(state) = &page.state else { return vec![Effect::Still] };
-            let tasks: Vec<_> = page.shown(state).into_iter().flat_map(|group| group.tasks).collect();
+            let tasks: Vec<_> =
+                shown(state, page.filter, &page.search).into_iter().flat_map(|group| group.tasks).collect();
             let at = tasks.iter().position(|task| Some(&task.id) == page.cursor.as_ref());
             let Some(next) = moved(at, by, tasks.len()) else { return vec![Effect::Still] };
             let next = tasks[next].id.clone();
             let element = task_element(&next);
             page.cursor = Some(next);
-            vec![Effect::Focus(element)]
+            vec![Effect::Still, Effect::Focus(element)]
         }
         Page::Nowhere => vec![Effect::Still],
     }

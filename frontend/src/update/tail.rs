@@ -40,5 +40,6 @@ pub(super) fn got(page: &mut RunPage, of: &OutputOf, bytes: &[u8], cut: bool) {
     }
     let empty_at_end = lines.iter().rev().take_while(|line| line.text.trim().is_empty()).count();
     lines.truncate(lines.len() - empty_at_end);
-    tail.lines = lines.split_off(lines.len().saturating_sub(MOST_LINES));
+    let last = lines.split_off(lines.len().saturating_sub(MOST_LINES));
+    tail.lines = last.into_iter().skip_while(|line| line.text.trim().is_empty()).collect();
 }

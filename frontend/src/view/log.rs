@@ -51,7 +51,7 @@ fn view_tools(model: &Model, pane: &TaskPane, send: &Callback<Msg>) -> Html {
     html! {
         <>
             <div class="tools">
-                <span class="extent" role="status">{ state }</span>
+                <span class="extent">{ state }</span>
                 <button class="quiet" aria-pressed={model.wrap.to_string()} onclick={parts::on(send, Msg::ToggleWrap)}>
                     { "Wrap" }<kbd>{ "w" }</kbd>
                 </button>

@@ -63,9 +63,9 @@ fn view_verdict(model: &Model, page: &RunPage, state: &RunState, send: &Callback
         <section class={classes!("verdict", word(state))} aria-label="verdict">
             { parts::mark() }
             <div class="words">
-                <h1 role="status">
+                <h1>
                     <span class="which">{ format!("Run {} ", page.run) }</span>
-                    { headline(state) }
+                    <span role="status">{ headline(state) }</span>
                 </h1>
                 <p class="facts">
                     <span class="took">{ took }</span>

@@ -1,0 +1,106 @@
+//! The tasks of a run: those that did not pass, then the others by stage.
+//!
+//! There can be thousands. So this is a component of its own, with no state, only so that it is not drawn again
+//! for every line of output that arrives beside it.
+
+use common::{RunState, StepState, TaskId, TaskRun, TaskState, task_words};
+use std::rc::Rc;
+use yew::prelude::*;
+
+use super::parts;
+use crate::model::{Filter, Group, shown};
+use crate::route::Route;
+use crate::update::task_element;
+
+#[derive(Properties)]
+pub(crate) struct GroupsProps {
+    pub state: Rc<RunState>,
+    pub filter: Filter,
+    pub search: String,
+    /// The task whose output is shown.
+    pub open: Option<TaskId>,
+    /// As exact as is shown; not looked at when nothing runs.
+    pub now_ms: u64,
+    /// The position in the run's log up to which it has to be drawn.
+    pub drawn_to: u64,
+}
+
+/// Equal where nothing new is to be seen. `state` itself is not compared: `drawn_to` and `now_ms` stand for it.
+impl PartialEq for GroupsProps {
+    fn eq(&self, other: &GroupsProps) -> bool {
+        let key = |props: &GroupsProps| (props.state.number, props.filter, props.now_ms, props.drawn_to);
+        key(self) == key(other) && self.search == other.search && self.open == other.open
+    }
+}
+
+#[component]
+pub(crate) fn Groups(props: &GroupsProps) -> Html {
+    shown(&props.state, props.filter, &props.search).iter().map(|group| view_group(props, group)).collect()
+}
+
+fn view_group(props: &GroupsProps, group: &Group<'_>) -> Html {
+    let heading = match group.stage {
+        None => html! { <h2>{ "Did not pass" }<span class="extent">{ group.tasks.len() }</span></h2> },
+        Some(stage) => {
+            let passed = stage.tasks.iter().filter(|task| task.state.word() == "passed").count();
+            html! {
+                <h2>
+                    { &stage.name }
+                    <span class="extent">{ format!("{passed} of {} passed", stage.tasks.len()) }</span>
+                    if stage.always {
+                        <span class="extent">{ "always runs" }</span>
+                    }
+                </h2>
+            }
+        }
+    };
+    // No stage is called that: a name has no blanks.
+    let key = group.stage.map_or("did not pass", |stage| &stage.name).to_owned();
+    let tasks = group.tasks.iter().map(|task| view_task(props, task, group.stage.is_none()));
+    html! { <section {key} class="stage">{ heading }<ul class="tasks">{ for tasks }</ul></section> }
+}
+
+fn view_task(props: &GroupsProps, task: &TaskRun, of_any_stage: bool) -> Html {
+    let url = Route::Task { run: props.state.number, task: task.id.clone(), attempt: None }.url();
+    let open = props.open.as_ref() == Some(&task.id);
+    html! {
+        <li key={task.id.to_string()} class={classes!("task", task.state.word())}>
+            <a href={url} id={task_element(&task.id)} title={task_words(task)} aria-current={open.then_some("true")}>
+                { parts::mark() }
+                <span class="name">
+                    if of_any_stage {
+                        <span class="of">{ format!("{}.", task.id.stage) }</span>
+                    }
+                    { &task.id.task }
+                </span>
+                <span class="word">{ short_words(task) }</span>
+                <span class="took">{ parts::elapsed(task, props.now_ms) }</span>
+            </a>
+        </li>
+    }
+}
+
+/// The state in a row's width; the whole of it stands where the task is opened.
+fn short_words(task: &TaskRun) -> String {
+    match task.state {
+        TaskState::Running => doing(task).to_owned(),
+        TaskState::Ended(verdict) if !verdict.passed() => verdict.outcome().word().replace('_', " "),
+        TaskState::Skipped(_) => task.state.word().to_owned(),
+        TaskState::Pending | TaskState::Ended(_) => task_words(task),
+    }
+}
+
+/// What a running task is at: the furthest of its steps says it.
+fn doing(task: &TaskRun) -> &'static str {
+    let steps = task.attempts.last().map(|attempt| attempt.steps.as_slice()).unwrap_or_default();
+    let any = |is: fn(&StepState) -> bool| steps.iter().any(|step| is(&step.state));
+    if any(|state| matches!(state, StepState::Running { .. })) {
+        "running"
+    } else if any(|state| matches!(state, StepState::Preparing { .. })) {
+        "preparing"
+    } else if any(|state| matches!(state, StepState::Queued)) {
+        "queued"
+    } else {
+        "running"
+    }
+}
