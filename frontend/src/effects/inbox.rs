@@ -9,7 +9,7 @@ use super::page;
 use crate::update::Msg;
 
 /// As much output as is parsed between two frames without anybody noticing.
-const MOST_BYTES: usize = 512 * 1024;
+const MOST_BYTES: usize = 256 * 1024;
 /// Where no frame is drawn, because the tab is out of sight.
 const FRAME_MS: i32 = 250;
 
