@@ -101,6 +101,9 @@ class Step:
                 last = {"Last-Event-ID": str(self._position)}
                 connection, response = self._request("GET", f"/steps/{self._id}/events", None, last)
             try:
+                if response.status == 503 and self._position is not None:
+                    # It has the step, and is just being replaced by the next worker.
+                    return "it answers with status 503"
                 if response.status != 200:
                     raise _Settled(self._refusal(response))
                 if self._cancelled.is_set():
@@ -194,12 +197,15 @@ class Step:
             error, hint = str(problem["error"]), problem.get("hint")
         except (ValueError, KeyError, TypeError, AttributeError):
             return self._broken(f"with status {status}")
-        if status in (400, 413, 422):
+        if status in (413, 422) and self._position is None:
             return _refused(error, hint)
         if status == 410:
             return _errored("step_forgotten", error, hint)
+        if status == 404 and self._position is not None:
+            return _errored("worker_lost", error, "was its data directory replaced while the step ran?")
         if status == 503:
-            return _errored("spool_full" if "spool" in error else "engine_unavailable", error, hint)
+            named = error.partition(":")[0]
+            return _errored(named if named in ("disk_full", "spool_full") else "engine_unavailable", error, hint)
         return self._broken(f"with status {status}: {error}", hint)
 
     def _broken(self, how: str, hint: Optional[str] = None) -> Answer:

@@ -170,6 +170,27 @@ def test_refusals(tokens: Tokens, status: int, outcome: str, reason: str) -> Non
     assert "no such thing" in answer["message"]
 
 
+def test_refusals_of_a_step_that_it_had(tokens: Tokens) -> None:
+    def begun(_: Request, to: Connection) -> None:
+        to.events(QUEUED, STARTED)
+
+    def refuse(status: int) -> Any:
+        return lambda _, to: to.answer(status, {"error": "no", "hint": "do this"})
+
+    # A worker that hands its steps over to the next one is away for a moment only.
+    answer, _, _ = follow(tokens, begun, refuse(503), lambda _, to: to.events(exited(0), after=2))
+    assert answer["outcome"] == "passed"
+    for status, reason in ((404, "worker_lost"), (410, "step_forgotten"), (422, "worker_broken")):
+        answer, _, _ = follow(tokens, begun, refuse(status))
+        assert (answer["outcome"], answer["reason"]) == ("errored", reason)
+
+
+def test_a_full_disk(tokens: Tokens) -> None:
+    for reason in ("disk_full", "spool_full"):
+        problem = {"error": f"{reason}: less than 2 GiB", "hint": "make room"}
+        assert follow(tokens, lambda _, to, problem=problem: to.answer(503, problem))[0]["reason"] == reason
+
+
 def test_a_refused_spec(tokens: Tokens) -> None:
     problem = {"error": "timeout_s: has to be from 1", "hint": None}
     answer, _, _ = follow(tokens, lambda _, to: to.answer(422, problem))
