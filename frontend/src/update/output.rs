@@ -25,21 +25,18 @@ pub(super) fn update(model: &mut Model, msg: Msg) -> Vec<Effect> {
             pane.copied = false;
             following(pane)
         }
-        Msg::OutputEnded(of) if attempt_ended => {
+        // A refusal may only mean that nothing has been written yet.
+        Msg::OutputEnded(of) | Msg::OutputLost(of) | Msg::OutputRefused(of, _) if !attempt_ended => {
+            lost(pane, of)
+        }
+        Msg::OutputEnded(of) => {
             pane.log.finish();
             pane.output = Output::Whole;
             let mut effects = vec![Effect::FetchMarks(of)];
             effects.extend(following(pane));
             effects
         }
-        Msg::OutputEnded(of) | Msg::OutputLost(of) => {
-            let tries = match pane.output {
-                Output::Lost { tries } => tries + 1,
-                Output::Streaming | Output::Whole | Output::Failed(_) => 0,
-            };
-            pane.output = Output::Lost { tries };
-            vec![Effect::Later { ms: backoff_ms(tries), msg: Box::new(Msg::OutputDue(of)) }]
-        }
+        Msg::OutputLost(of) => lost(pane, of),
         Msg::OutputDue(of) => match pane.output {
             Output::Lost { .. } if in_sight => vec![Effect::OpenOutput { of, from: pane.log.position() }],
             Output::Lost { .. } | Output::Streaming | Output::Whole | Output::Failed(_) => {
@@ -99,6 +96,16 @@ fn whose(msg: &Msg) -> Option<&OutputOf> {
         | Msg::GotMarks(of, _) => Some(of),
         _ => None,
     }
+}
+
+/// Tries again in a while, from where it is.
+fn lost(pane: &mut TaskPane, of: OutputOf) -> Vec<Effect> {
+    let tries = match pane.output {
+        Output::Lost { tries } => tries + 1,
+        Output::Streaming | Output::Whole | Output::Failed(_) => 0,
+    };
+    pane.output = Output::Lost { tries };
+    vec![Effect::Later { ms: backoff_ms(tries), msg: Box::new(Msg::OutputDue(of)) }]
 }
 
 fn following(pane: &TaskPane) -> Vec<Effect> {
