@@ -26,7 +26,7 @@ impl Decoder {
     /// Takes the next bytes in, and hands out every event that they complete.
     pub(crate) fn feed(&mut self, bytes: &[u8], mut out: impl FnMut(Event)) -> Result<(), TooLong> {
         let mut rest = bytes;
-        while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+        while let Some(end) = memchr::memchr(b'\n', rest) {
             let (piece, after) = (&rest[..end], &rest[end + 1..]);
             rest = after;
             if self.line.is_empty() {
@@ -58,7 +58,7 @@ impl Decoder {
             }
             return;
         }
-        let colon = line.iter().position(|byte| *byte == b':').unwrap_or(line.len());
+        let colon = memchr::memchr(b':', line).unwrap_or(line.len());
         let value = line.get(colon + 1..).unwrap_or_default();
         let value = value.strip_prefix(b" ").unwrap_or(value);
         match &line[..colon] {

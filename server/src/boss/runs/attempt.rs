@@ -113,10 +113,13 @@ impl Attempt {
         }
         let rest = runner.end().await;
         self.print(&rest);
+        let unwaited = !self.steps.is_empty();
         while let Some(joined) = self.steps.join_next().await {
             self.take(joined)?;
         }
-        Ok(self.verdict(last))
+        // A cancel that came while only these were still running is a cancel of the task all the same.
+        let cancelled = unwaited && matches!(last, Last::Returned) && self.cancel.is_cancelled();
+        Ok(self.verdict(if cancelled { Last::Cancelled } else { last }))
     }
 
     /// Talks to Python until it has said its last word, or is not to go on.

@@ -1,0 +1,10 @@
+//! The whole product, from outside: real processes, real HTTP, real Python, real disk. The engine is the fake one
+//! where containers are not the point, and docker where they are.
+
+mod access;
+mod bad_input;
+mod ci;
+mod command;
+mod output;
+mod page;
+mod runs;

@@ -1,0 +1,238 @@
+//! The page in a real browser: what a person does there, and sees.
+
+use fantoccini::wd::Capabilities;
+use fantoccini::{Client, ClientBuilder, Locator};
+use hyper_util::client::legacy::connect::HttpConnector;
+use nix::sys::signal::Signal;
+use std::io::{BufRead as _, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use crate::ci::{Ci, Process, data_of, pipedef_of};
+
+/// A person waits so long for something to show, and no longer.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A browser of its own for one test.
+struct Browser {
+    client: Client,
+    driver: Child,
+    _profile: tempfile::TempDir,
+}
+
+impl Browser {
+    /// Opens the boss's page by a new login link.
+    async fn at(ci: &Ci) -> Browser {
+        let mut driver = Command::new("chromedriver")
+            .arg("--port=0")
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("chromedriver is there: run setup/browser.sh");
+        let mut said = BufReader::new(driver.stdout.take().expect("it is piped"));
+        let mut line = String::new();
+        while !line.contains("successfully on port ") {
+            line.clear();
+            assert_ne!(said.read_line(&mut line).expect("it speaks"), 0, "chromedriver ended early");
+        }
+        std::thread::spawn(move || std::io::copy(&mut said, &mut std::io::sink()));
+        let port: String =
+            line.rsplit("on port ").next().unwrap_or_default().chars().filter(char::is_ascii_digit).collect();
+        let profile = tempfile::tempdir().expect("there is a temp folder");
+        let mut args = vec![
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-quic",
+            "--no-first-run",
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--disable-sync",
+            "--disable-dev-shm-usage",
+            "--window-size=1400,900",
+        ];
+        let folder = format!("--user-data-dir={}", profile.path().display());
+        args.push(&folder);
+        let mut capabilities = Capabilities::new();
+        capabilities.insert("goog:chromeOptions".to_owned(), serde_json::json!({ "args": args }));
+        capabilities.insert("goog:loggingPrefs".to_owned(), serde_json::json!({ "browser": "ALL" }));
+        let client = ClientBuilder::new(HttpConnector::new())
+            .capabilities(capabilities)
+            .connect(&format!("http://127.0.0.1:{port}"))
+            .await
+            .expect("chromium starts");
+        let browser = Browser { client, driver, _profile: profile };
+        let (_, made) = ci.post("/api/login-links").await;
+        browser.client.goto(made["link"].as_str().expect("a link")).await.expect("the page loads");
+        browser
+    }
+
+    /// Waits until something is there, and returns its text.
+    async fn sees(&self, css: &str) -> String {
+        let found = self.client.wait().at_most(PATIENCE).for_element(Locator::Css(css)).await;
+        match found {
+            Ok(element) => element.text().await.unwrap_or_default(),
+            Err(error) => panic!("nobody sees {css}: {error}\n{}", self.text().await),
+        }
+    }
+
+    /// Waits until the page, or a part of it, says something.
+    async fn reads(&self, css: &str, words: &str) {
+        let script = "const e = document.querySelector(arguments[0]); return e ? e.innerText : ''";
+        let deadline = std::time::Instant::now() + PATIENCE;
+        loop {
+            let text = self.client.execute(script, vec![css.into()]).await.expect("a script runs");
+            let text = text.as_str().unwrap_or_default().to_owned();
+            if text.contains(words) {
+                return;
+            }
+            assert!(std::time::Instant::now() < deadline, "{css} never says {words:?}, but: {text}");
+            // A browser offers nothing to wait on for "these words are somewhere in there".
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    async fn click(&self, css: &str) {
+        self.sees(css).await;
+        let element = self.client.find(Locator::Css(css)).await.expect("just seen");
+        element.click().await.unwrap_or_else(|error| panic!("{css} cannot be clicked: {error}"));
+    }
+
+    async fn number(&self, script: &str) -> f64 {
+        self.client.execute(script, vec![]).await.expect("a script runs").as_f64().expect("a number")
+    }
+
+    async fn text(&self) -> String {
+        let text = self.client.execute("return document.body.innerText", vec![]).await;
+        text.ok().and_then(|text| text.as_str().map(str::to_owned)).unwrap_or_default()
+    }
+
+    async fn close(mut self) {
+        self.client.clone().close().await.expect("the browser closes");
+        self.driver.kill().expect("chromedriver is ours");
+        self.driver.wait().expect("it ends");
+    }
+}
+
+impl Drop for Browser {
+    fn drop(&mut self) {
+        // After `close` it has ended already.
+        drop(self.driver.kill());
+        drop(self.driver.wait());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_person_starts_a_run_and_watches_it_fail() {
+    let ci = Ci::with(
+        r#"
+class Unit(Stage):
+    def task_good(self):
+        run(WORKER, IMAGE, "print fine")
+
+    def task_slow(self):
+        run(WORKER, IMAGE, "print begun; sleep 2; print about to fail; exit 3")
+
+class Later(Stage):
+    def task_never(self):
+        run(WORKER, IMAGE, "print x")
+"#,
+    )
+    .await;
+    let browser = Browser::at(&ci).await;
+    browser.reads("main", "Nothing has run yet.").await;
+    assert!(!browser.client.current_url().await.unwrap().as_str().contains("code="));
+    browser.click("button.primary").await;
+    browser.sees(".task.running").await;
+    browser.sees(".task.passed").await;
+    // Its output is there while it runs.
+    browser.click(".task.running a").await;
+    browser.reads(".log", "begun").await;
+    browser.sees("section.verdict.failed").await;
+    browser.reads(".log", "about to fail").await;
+    browser.reads("section.verdict", "command_failed").await;
+    browser.sees(".task.skipped").await;
+    assert!(browser.client.title().await.unwrap().contains("failed"));
+    browser.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancel_by_its_button() {
+    let ci =
+        Ci::with("class One(Stage):\n    def task_long(self): run(WORKER, IMAGE, 'print begun; sleep 60')\n")
+            .await;
+    let browser = Browser::at(&ci).await;
+    browser.click("button.primary").await;
+    browser.sees(".task.running").await;
+    browser.reads(".actions", "Cancel").await;
+    browser.click(".actions button").await;
+    browser.sees("section.verdict.cancelled").await;
+    browser.sees(".task.cancelled").await;
+    browser.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broken_pipedef_is_shown_with_its_line() {
+    let ci = Ci::with("class One(Stage\n    pass\n").await;
+    let browser = Browser::at(&ci).await;
+    browser.reads("section.pipeline", "SyntaxError").await;
+    browser.reads("section.pipeline", "pipedef.py, line 4").await;
+    browser.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn output_is_text_whatever_it_says() {
+    let hostile = r#"<script>document.title='owned'</script><img src=x onerror="document.title='owned'"></pre><svg onload=alert(1)>"#;
+    let ci = Ci::with(&format!(
+        "class One(Stage):\n    def task_a(self): run(WORKER, IMAGE, ['print', r'''{hostile}'''])\n"
+    ))
+    .await;
+    let run = ci.run().await;
+    assert_eq!(run.words(), "passed");
+    let browser = Browser::at(&ci).await;
+    browser.sees("ul.runs").await;
+    let url = format!("{}/runs/{}/One.a", ci.boss.base, run.number);
+    browser.client.goto(&url).await.unwrap();
+    browser.reads(".log", "<script>document.title='owned'</script><img src=x").await;
+    assert_eq!(
+        browser.number("return document.querySelectorAll('.log img, .log script, .log svg').length").await,
+        0.0
+    );
+    assert!(!browser.client.title().await.unwrap().contains("owned"));
+    browser.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hundred_thousand_lines_are_a_window_of_few() {
+    let ci = Ci::with(
+        "class One(Stage):\n    def task_a(self): run(WORKER, IMAGE, 'flood 9900000; print the last line')\n",
+    )
+    .await;
+    let run = ci.run().await;
+    let browser = Browser::at(&ci).await;
+    browser.sees("ul.runs").await;
+    browser.client.goto(&format!("{}/runs/{}/One.a", ci.boss.base, run.number)).await.unwrap();
+    browser.reads(".log", "the last line").await;
+    let rows = browser.number("return document.querySelectorAll('.log .row').length").await;
+    assert!(rows > 5.0 && rows < 400.0, "{rows} rows are in the document");
+    browser.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_heals_when_the_boss_is_back() {
+    let mut ci =
+        Ci::with("class One(Stage):\n    def task_a(self): run(WORKER, IMAGE, 'print x; sleep 60')\n").await;
+    let browser = Browser::at(&ci).await;
+    browser.click("button.primary").await;
+    browser.sees(".task.running").await;
+    let listen = ci.boss.base.strip_prefix("http://").unwrap().to_owned();
+    ci.boss.signal(Signal::SIGKILL);
+    ci.boss.child.wait().unwrap();
+    browser.reads(".live", "econnecting").await;
+    let [data, pipedef] = [data_of(ci.folder.path()), pipedef_of(ci.folder.path())];
+    let [data, pipedef] = [&data, &pipedef].map(|path| path.to_str().unwrap());
+    ci.boss = Process::start(&["--boss", "--pipedef", pipedef, "--listen", &listen, "--data-dir", data]);
+    browser.sees("section.verdict.errored").await;
+    browser.reads("section.verdict", "boss_restart").await;
+    browser.close().await;
+}
