@@ -135,7 +135,7 @@ impl StepSpec {
     pub fn check(&self) -> Result<(), SpecProblem> {
         let problem = |field, what: &str| Err(SpecProblem { field, what: what.to_owned() });
         let plain = |text: &str| !text.is_empty() && !text.contains(|c: char| c.is_control());
-        if !plain(&self.image) || self.image.contains(char::is_whitespace) || self.image.starts_with('-') {
+        if !is_image_name(&self.image) {
             return problem("image", "has to be the name of an image, such as python:3.12");
         }
         match &self.command {
@@ -185,6 +185,13 @@ impl StepSpec {
         }
         Ok(())
     }
+}
+
+/// A name becomes a part of a path in an engine's API, so what means something in paths and URLs is no name.
+fn is_image_name(text: &str) -> bool {
+    let first = text.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric());
+    let rest = text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_./:@".contains(&b));
+    first && rest && text.split('/').all(|part| !part.is_empty() && part != "." && part != "..")
 }
 
 impl Command {

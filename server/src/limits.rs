@@ -44,6 +44,9 @@ pub(crate) const KILL_GRACE: Duration = Duration::from_secs(30);
 /// A step without an id is cancelled when it had no reader for so long.
 pub(crate) const LEASE: Duration = Duration::from_secs(10);
 
+/// Output that comes in small pieces is passed on this often at most.
+pub(crate) const OUTPUT_PACE: Duration = Duration::from_millis(1);
+
 /// An unfinished character waits for its other bytes so long before it is sent as the bytes it is.
 pub(crate) const SETTLE: Duration = Duration::from_millis(50);
 

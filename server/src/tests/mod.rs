@@ -2,5 +2,8 @@
 
 mod descriptor;
 mod engines;
+mod queue;
 mod rig;
+mod spool;
 mod store;
+mod worker;

@@ -91,7 +91,21 @@ async fn spec_of(body: Body) -> Result<StepSpec, Refusal> {
             "put long inputs into the image",
         )
     })?;
-    serde_json::from_slice(&bytes).map_err(|error| Refusal::bad_body(&error))
+    serde_json::from_slice(&bytes).map_err(|error| match field_at_fault(&bytes) {
+        Some(problem) => refusal(NotTaken::BadSpec(problem)),
+        None => Refusal::bad_body(&error),
+    })
+}
+
+/// Serde says what is wrong with a value, but not of which field: each is tried alone.
+fn field_at_fault(body: &[u8]) -> Option<String> {
+    let fields: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(body).ok()?;
+    fields.into_iter().find_map(|(name, value)| {
+        let mut spec = serde_json::json!({"image": "x", "command": "x"});
+        spec[&name] = value;
+        let error = serde_json::from_value::<StepSpec>(spec).err()?.to_string();
+        Some(if error.contains(&format!("`{name}`")) { error } else { format!("{name}: {error}") })
+    })
 }
 
 async fn list(State(api): State<Api>) -> Result<Response, Refusal> {

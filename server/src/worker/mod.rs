@@ -8,8 +8,8 @@ mod disk;
 mod engine;
 mod life;
 mod output;
-mod queue;
-mod spool;
+pub(crate) mod queue;
+pub(crate) mod spool;
 mod steps;
 
 use std::future::Future;

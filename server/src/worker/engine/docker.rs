@@ -21,9 +21,9 @@ use common::{Reason, StepId, StepSpec};
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
-use tokio::sync::mpsc;
+use tokio::sync::{OnceCell, mpsc};
 
-use super::{AHEAD, Fault, Job, News, NotStarted, Running, Signal};
+use super::{AHEAD, Fault, Happening, Job, News, NotStarted, Running, Signal};
 use crate::limits;
 use images::Pulls;
 
@@ -50,6 +50,8 @@ struct Inner {
     /// Made at the first use: a worker may be there before its Docker is.
     client: Mutex<Option<Client>>,
     pulls: Pulls,
+    /// Of the machine on which Docker runs.
+    memory_total: OnceCell<u64>,
 }
 
 /// A call that did not do what it was to do.
@@ -75,6 +77,7 @@ impl Docker {
             allow_caps,
             client: Mutex::new(None),
             pulls: Pulls::default(),
+            memory_total: OnceCell::new(),
         }))
     }
 
@@ -98,13 +101,15 @@ impl Docker {
         let body = body::container(&self.0, job, memory);
         let options = CreateContainerOptions { name: Some(name.clone()), platform: String::new() };
         let made = client.create_container(Some(options), body);
-        match self.call(limits::DOCKER_CHANGE, made).await {
-            Ok(_) => {}
+        let container = match self.call(limits::DOCKER_CHANGE, made).await {
+            Ok(made) => made.id,
             // An earlier try of this very step, whose answer was lost or which a crash cut short.
             Err(Trouble::Conflict(_)) => {
                 if let Some(running) = self.adopt_named(&client, &name).await? {
                     return Ok(running);
                 }
+                // It was made, but never started.
+                name.clone()
             }
             Err(Trouble::NotFound(message)) => {
                 return Err(Fault::no_such_image(
@@ -115,13 +120,15 @@ impl Docker {
                 .into());
             }
             Err(trouble) => return Err(self.start_failed(trouble).into()),
-        }
+        };
         let started = self.attach_and_start(&client, &name).await;
         if started.is_err() {
             // What did not start is not to stay. Where this fails too, the next sweep removes it.
             drop(self.remove(&job.step).await);
         }
-        started.map(|output| self.running(client, name, job.image_digest.clone(), Duration::ZERO, output))
+        let happenings = self.watch(client, name, started?);
+        let image_digest = job.image_digest.clone();
+        Ok(Running { container: short(container), image_digest, age: Duration::ZERO, happenings })
     }
 
     async fn attach_and_start(&self, client: &Client, name: &str) -> Result<watch::Output, NotStarted> {
@@ -159,25 +166,19 @@ impl Docker {
         };
         let Some(started) = watch::started_at(&found) else { return Ok(None) };
         let age = SystemTime::now().duration_since(started).unwrap_or_default();
-        let image = found.image.unwrap_or_default();
         // Whether it still runs or not, and what to make of that, is seen by the one who watches it.
-        let output = watch::Output::missed();
-        Ok(Some(self.running(client.clone(), name.to_owned(), image, age, output)))
+        let happenings = self.watch(client.clone(), name.to_owned(), watch::Output::missed());
+        let (container, image_digest) =
+            (short(found.id.unwrap_or_default()), found.image.unwrap_or_default());
+        Ok(Some(Running { container, image_digest, age, happenings }))
     }
 
-    fn running(
-        &self,
-        client: Client,
-        name: String,
-        image_digest: String,
-        age: Duration,
-        output: watch::Output,
-    ) -> Running {
+    fn watch(&self, client: Client, name: String, output: watch::Output) -> mpsc::Receiver<Happening> {
         let (tell, happenings) = mpsc::channel(AHEAD);
-        let watcher = watch::Watcher::new(self.clone(), client, name.clone(), tell);
+        let watcher = watch::Watcher::new(self.clone(), client, name, tell);
         // It ends with its container, or as soon as nobody listens any more.
         tokio::spawn(watcher.watch(output));
-        Running { container: name, image_digest, age, happenings }
+        happenings
     }
 
     pub(super) async fn signal(&self, step: &StepId, signal: Signal) -> Result<(), Fault> {
@@ -254,19 +255,21 @@ impl Docker {
         self.call(limits::DOCKER_LOOK, inspected).await
     }
 
-    /// A third of a machine's memory is not to be lost because nobody said how much a step needs, and one step
-    /// is not to take the machine: an even share of the memory, but not less than 4 GiB, nor more than 3/4.
+    /// Where nobody says how much a step needs: an even share of the machine, but not less than 4 GiB, so that a
+    /// few steps may be large, nor more than three quarters of it, so that no step takes the machine.
     async fn memory_bytes(&self, client: &Client, spec: &StepSpec) -> Result<u64, Fault> {
         if let Some(bytes) = spec.memory_bytes {
             return Ok(bytes);
         }
-        let info =
-            self.call(limits::DOCKER_LOOK, client.info()).await.map_err(|trouble| self.fault(trouble))?;
-        let total = info.mem_total.and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(0);
-        if total == 0 {
-            return Ok(FAIR_MEMORY_BYTES);
-        }
-        Ok((total / self.0.slots.max(1) as u64).max(FAIR_MEMORY_BYTES).min(total / 4 * 3))
+        let ask = || async {
+            let info = self.call(limits::DOCKER_LOOK, client.info()).await?;
+            Ok(info.mem_total.and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(0))
+        };
+        let total = *self.0.memory_total.get_or_try_init(ask).await.map_err(|trouble| self.fault(trouble))?;
+        Ok(match total {
+            0 => FAIR_MEMORY_BYTES,
+            total => (total / self.0.slots.max(1) as u64).max(FAIR_MEMORY_BYTES).min(total / 4 * 3),
+        })
     }
 
     fn container_name(&self, step: &StepId) -> String {
@@ -357,6 +360,14 @@ const FAIR_MEMORY_BYTES: u64 = 4 * 1024 * 1024 * 1024;
 
 /// Docker 19.03.
 const OLDEST_API: (usize, usize) = (1, 40);
+
+/// A container's id as people write it.
+fn short(mut id: String) -> String {
+    if id.len() == 64 {
+        id.truncate(12);
+    }
+    id
+}
 
 /// The exit code that `docker run` gives to what it cannot execute, by Docker's own words.
 fn cannot_execute(message: &str) -> Option<u8> {

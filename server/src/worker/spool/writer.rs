@@ -182,7 +182,7 @@ impl Writer {
     }
 
     /// Like `flush`, where what cannot be written is output: it is counted, and said at the end.
-    fn flush_output(&mut self) {
+    pub(crate) fn flush_output(&mut self) {
         let waiting = self.lines_output + self.encoder.held() as u64;
         if let Err(error) = self.flush().and_then(|()| self.tail.flush()) {
             self.lines.clear();

@@ -10,16 +10,20 @@ use bollard::container::LogOutput;
 use bollard::errors::Error;
 use bollard::models::{ContainerInspectResponse, ContainerStateStatusEnum};
 use bollard::query_parameters::{InspectNetworkOptions, WaitContainerOptions};
+use bytes::BytesMut;
 use common::{Reason, Stream as Of};
-use futures_util::{Stream, StreamExt as _};
+use futures_util::{FutureExt as _, Stream, StreamExt as _};
 use std::pin::Pin;
 use std::time::SystemTime;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::super::{Exit, Fault, Happening};
 use super::{Docker, Trouble, clock};
 use crate::limits;
+
+/// More is not waited for once there is so much.
+const BATCH_BYTES: usize = 64 * 1024;
 
 type Pieces = Pin<Box<dyn Stream<Item = Result<LogOutput, Error>> + Send>>;
 
@@ -113,9 +117,19 @@ impl Watcher {
         let wait = self.client.wait_container(&self.name, Some(condition));
         let mut wait = std::pin::pin!(wait);
         let mut open = true;
+        let mut told = Instant::now();
         loop {
             tokio::select! {
-                piece = pieces.next(), if open => open = self.pass_on(piece).await?,
+                piece = pieces.next(), if open => {
+                    let mut batch = Batch::default();
+                    open = batch.add(piece) && batch.fill(&mut pieces);
+                    if open && batch.bytes < BATCH_BYTES && told.elapsed() < limits::OUTPUT_PACE {
+                        sleep_until(told + limits::OUTPUT_PACE).await;
+                        open = batch.fill(&mut pieces);
+                    }
+                    self.tell_all(batch).await?;
+                    told = Instant::now();
+                }
                 answer = wait.next() => match answer {
                     Some(Ok(_) | Err(Error::DockerContainerWaitError { .. })) => break,
                     Some(Err(_)) | None => return Ok(Followed::Broken),
@@ -125,7 +139,11 @@ impl Watcher {
         }
         while open {
             match timeout(limits::LAST_OUTPUT, pieces.next()).await {
-                Ok(piece) => open = self.pass_on(piece).await?,
+                Ok(piece) => {
+                    let mut batch = Batch::default();
+                    open = batch.add(piece) && batch.fill(&mut pieces);
+                    self.tell_all(batch).await?;
+                }
                 Err(_) => {
                     self.tell(Happening::Gap).await?;
                     open = false;
@@ -135,23 +153,11 @@ impl Watcher {
         Ok(Followed::ToTheEnd)
     }
 
-    /// Answers whether there can be more.
-    async fn pass_on(&self, piece: Option<Result<LogOutput, Error>>) -> Result<bool, Unheard> {
-        match piece {
-            Some(Ok(LogOutput::StdOut { message })) => {
-                self.tell(Happening::Output(Of::Stdout, message)).await?
-            }
-            Some(Ok(LogOutput::StdErr { message })) => {
-                self.tell(Happening::Output(Of::Stderr, message)).await?
-            }
-            // Not a frame of Docker's, or half of one: the connection was cut within it.
-            Some(Ok(LogOutput::StdIn { .. } | LogOutput::Console { .. }) | Err(_)) => {
-                self.tell(Happening::Gap).await?;
-                return Ok(false);
-            }
-            None => return Ok(false),
+    async fn tell_all(&self, batch: Batch) -> Result<(), Unheard> {
+        for (stream, bytes) in batch.pieces {
+            self.tell(Happening::Output(stream, bytes.freeze())).await?;
         }
-        Ok(true)
+        if batch.cut { self.tell(Happening::Gap).await } else { Ok(()) }
     }
 
     /// The container as Docker has it now, and whether Docker said so at once: one that is away is waited for.
@@ -222,6 +228,52 @@ impl Watcher {
 
     async fn tell(&self, happening: Happening) -> Result<(), Unheard> {
         self.tell.send(happening).await.map_err(|_| Unheard)
+    }
+}
+
+/// What was printed in one go. Passing on a thousand small writes one by one costs more than making them.
+#[derive(Default)]
+struct Batch {
+    pieces: Vec<(Of, BytesMut)>,
+    bytes: usize,
+    /// The connection broke within a piece.
+    cut: bool,
+}
+
+impl Batch {
+    /// Answers whether there can be more.
+    fn add(&mut self, piece: Option<Result<LogOutput, Error>>) -> bool {
+        let (stream, bytes) = match piece {
+            Some(Ok(LogOutput::StdOut { message })) => (Of::Stdout, message),
+            Some(Ok(LogOutput::StdErr { message })) => (Of::Stderr, message),
+            // Not a frame of Docker's, or half of one.
+            Some(Ok(LogOutput::StdIn { .. } | LogOutput::Console { .. }) | Err(_)) => {
+                self.cut = true;
+                return false;
+            }
+            None => return false,
+        };
+        self.bytes += bytes.len();
+        match self.pieces.last_mut() {
+            Some((last, joined)) if *last == stream => joined.extend_from_slice(&bytes),
+            Some(_) | None => self.pieces.push((stream, BytesMut::from(bytes))),
+        }
+        true
+    }
+
+    /// Adds what is there already.
+    fn fill(&mut self, pieces: &mut Pieces) -> bool {
+        while self.bytes < BATCH_BYTES {
+            match pieces.next().now_or_never() {
+                None => break,
+                Some(piece) => {
+                    if !self.add(piece) {
+                        return false;
+                    }
+                }
+            }
+        }
+        true
     }
 }
 

@@ -1,0 +1,221 @@
+//! Spools: what goes in comes out, byte for byte, whatever it is, however much, and after a crash at any point.
+
+use common::{Bytes, Reason, StepEvent, StepSpec, Stream};
+use proptest::prelude::*;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::worker::spool::{Decision, Encoder, Phase, Spool, Writer};
+
+fn spec() -> StepSpec {
+    serde_json::from_str(r#"{"image": "x", "command": "y"}"#).unwrap()
+}
+
+fn exited() -> StepEvent {
+    let (signal, cpu_ms, peak_memory_bytes) = (None, None, None);
+    StepEvent::Exited { exit_code: 0, oom: false, took_ms: 1, signal, cpu_ms, peak_memory_bytes }
+}
+
+fn begin(folder: &Path, cap_bytes: u64) -> Writer {
+    let mut writer = Writer::begin(Arc::new(Spool::create(folder, &spec()).unwrap()), cap_bytes).unwrap();
+    writer.say(&StepEvent::Queued).unwrap();
+    let (container, image_digest, engine) = ("c".to_owned(), "d".to_owned(), "e".to_owned());
+    writer.say(&StepEvent::Started { container, image_digest, engine }).unwrap();
+    writer
+}
+
+fn events(folder: &Path) -> Vec<StepEvent> {
+    let text = std::fs::read(folder.join("events")).unwrap();
+    assert!(text.ends_with(b"\n"));
+    let lines = text.split_inclusive(|byte| *byte == b'\n');
+    lines.map(|line| serde_json::from_slice(line).unwrap()).collect()
+}
+
+/// The bytes of one stream, or of both in order.
+fn bytes(events: &[StepEvent], of: Option<Stream>) -> Vec<u8> {
+    let mut all = Vec::new();
+    for event in events {
+        if let StepEvent::Output { stream, bytes } = event
+            && of.is_none_or(|of| of == *stream)
+        {
+            all.extend_from_slice(bytes.as_slice());
+        }
+    }
+    all
+}
+
+fn dropped(events: &[StepEvent]) -> u64 {
+    let of = |event: &StepEvent| if let StepEvent::Dropped { bytes } = event { *bytes } else { 0 };
+    events.iter().map(of).sum()
+}
+
+fn encoded(pieces: &[(Stream, Vec<u8>)]) -> Vec<u8> {
+    let (mut encoder, mut lines) = (Encoder::new(), Vec::new());
+    for (stream, bytes) in pieces {
+        encoder.write(&mut lines, *stream, bytes);
+    }
+    encoder.settle(&mut lines);
+    lines
+}
+
+fn decoded(lines: &[u8]) -> Vec<StepEvent> {
+    let lines = lines.split_inclusive(|byte| *byte == b'\n');
+    lines.map(|line| serde_json::from_slice(line).unwrap()).collect()
+}
+
+fn any_bytes() -> impl Strategy<Value = Vec<u8>> {
+    let text = "[a-zé→𝄞\u{2028}\u{0}\u{1b}\\\\\"\r\n ]{0,40}".prop_map(String::into_bytes);
+    prop_oneof![text, prop::collection::vec(any::<u8>(), 0..40)]
+}
+
+fn any_stream() -> impl Strategy<Value = Stream> {
+    prop_oneof![Just(Stream::Stdout), Just(Stream::Stderr)]
+}
+
+proptest! {
+    /// What is written by hand is what serde would write, and no byte is lost, wherever the pieces are cut.
+    #[test]
+    fn encoding_is_exact(pieces in prop::collection::vec((any_stream(), any_bytes()), 0..20)) {
+        let lines = encoded(&pieces);
+        let events = decoded(&lines);
+        let mut by_serde = Vec::new();
+        for event in &events {
+            serde_json::to_writer(&mut by_serde, event).unwrap();
+            by_serde.push(b'\n');
+        }
+        prop_assert_eq!(String::from_utf8(lines).unwrap(), String::from_utf8(by_serde).unwrap());
+        let printed: Vec<u8> = pieces.iter().flat_map(|(_, bytes)| bytes.clone()).collect();
+        prop_assert_eq!(bytes(&events, None), printed);
+    }
+
+    /// Text stays text, however it is cut, as long as it comes on one stream.
+    #[test]
+    fn text_stays_text(text in "[aé→𝄞\n]{1,200}", at in 1usize..7) {
+        let pieces: Vec<_> = text.as_bytes().chunks(at).map(|cut| (Stream::Stdout, cut.to_vec())).collect();
+        for event in decoded(&encoded(&pieces)) {
+            let is_text = matches!(event, StepEvent::Output { bytes: Bytes::Text(_), .. });
+            prop_assert!(is_text, "{:?}", event);
+        }
+    }
+
+    /// Beginning + what was dropped + end = everything, each as long as it may be.
+    #[test]
+    fn caps_add_up(
+        cap in 0u64..9000,
+        pieces in prop::collection::vec((any_stream(), 1usize..3000), 0..40),
+    ) {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path().join("s");
+        let mut writer = begin(&folder, cap);
+        let mut printed = Vec::new();
+        for (stream, len) in &pieces {
+            let piece: Vec<u8> = (0..*len).map(|at| b'a' + ((printed.len() + at) % 23) as u8).collect();
+            writer.output(*stream, &piece);
+            printed.extend_from_slice(&piece);
+        }
+        writer.end(&exited()).unwrap().publish();
+        let events = events(&folder);
+        let stored = bytes(&events, None);
+        prop_assert_eq!(stored.len() as u64 + dropped(&events), printed.len() as u64);
+        let cap = cap as usize;
+        prop_assert_eq!(stored.len(), printed.len().min(2 * cap));
+        let head = cap.min(printed.len());
+        prop_assert_eq!(&stored[..head], &printed[..head]);
+        prop_assert!(printed.ends_with(&stored[head..]));
+        let mut left: Vec<_> = std::fs::read_dir(&folder).unwrap().map(|f| f.unwrap().file_name()).collect();
+        left.sort();
+        prop_assert_eq!(left, ["events", "spec.json"]);
+    }
+
+    /// A worker that dies anywhere leaves a spool with which the next one goes on.
+    #[test]
+    fn reopening_goes_on(cap in 0u64..6000, before in 0usize..9000, after in 0usize..9000, torn in any::<bool>()) {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path().join("s");
+        let mut writer = begin(&folder, cap);
+        writer.output(Stream::Stdout, &vec![b'a'; before]);
+        writer.flush_output();
+        drop(writer);
+        if torn {
+            let mut file = std::fs::File::options().append(true).open(folder.join("events")).unwrap();
+            std::io::Write::write_all(&mut file, b"{\"event\":\"outp").unwrap();
+        }
+        let mut writer = Writer::reopen(&folder, cap).unwrap();
+        prop_assert_eq!(writer.spool().phase(), Phase::Running);
+        writer.say(&StepEvent::Gap { bytes: None }).unwrap();
+        writer.output(Stream::Stdout, &vec![b'b'; after]);
+        writer.end(&exited()).unwrap().publish();
+        let events = events(&folder);
+        let stored = bytes(&events, None);
+        prop_assert_eq!(stored.len() as u64 + dropped(&events), (before + after) as u64);
+        prop_assert_eq!(stored.len() as u64, (before + after).min(2 * cap as usize) as u64);
+        let gaps = events.iter().filter(|event| matches!(event, StepEvent::Gap { .. })).count();
+        prop_assert_eq!(gaps, 1);
+    }
+}
+
+#[test]
+fn long_lines_are_cut() {
+    // Six bytes of JSON for each: no line is too long for its readers all the same.
+    let lines = encoded(&[(Stream::Stdout, vec![1; 300_000]), (Stream::Stdout, vec![0xff; 300_000])]);
+    let longest = lines.split(|byte| *byte == b'\n').map(<[u8]>::len).max().unwrap();
+    assert!(longest <= 100_000, "{longest}");
+    assert_eq!(bytes(&decoded(&lines), None).len(), 600_000);
+}
+
+#[test]
+fn a_crash_in_the_replay_of_a_tail_doubles_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path().join("s");
+    let mut writer = begin(&folder, 10);
+    writer.output(Stream::Stdout, b"0123456789-in-between-ABCDEFGHIJ");
+    writer.flush_output();
+    drop(writer);
+    let len = std::fs::metadata(folder.join("events")).unwrap().len();
+    // As far as a replay can come without an end.
+    let mut file = std::fs::File::options().append(true).open(folder.join("events")).unwrap();
+    let replayed = b"{\"event\":\"dropped\",\"bytes\":12}\n{\"event\":\"output\",\"stream\":\"stdout\",\"text\":\"ABC\"}\n";
+    std::io::Write::write_all(&mut file, replayed).unwrap();
+    std::fs::write(folder.join("replay"), len.to_string()).unwrap();
+    Writer::reopen(&folder, 10).unwrap().end(&exited()).unwrap().publish();
+    let events = events(&folder);
+    assert_eq!(bytes(&events, None), b"0123456789ABCDEFGHIJ");
+    assert_eq!(dropped(&events), 12);
+    assert!(!folder.join("replay").exists());
+}
+
+#[test]
+fn an_ended_spool_is_known_by_its_last_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path().join("s");
+    let writer = begin(&folder, 10);
+    assert!(Spool::ended(&folder).unwrap().is_none());
+    writer.end(&exited()).unwrap().publish();
+    let spool = Spool::ended(&folder).unwrap().unwrap();
+    assert!(spool.has_ended());
+    assert_eq!(spool.spec().unwrap(), spec());
+}
+
+#[tokio::test]
+async fn decisions_survive_and_readers_are_told_last() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path().join("s");
+    let pen = crate::worker::spool::Pen::new(begin(&folder, 10));
+    pen.decide(Decision::Cancelled(Reason::CancelAsked)).await.unwrap();
+    pen.put_down().await;
+    let writer = Writer::reopen(&folder, 10).unwrap();
+    let spool = writer.spool();
+    assert_eq!(spool.decision(), Some(Decision::Cancelled(Reason::CancelAsked)));
+    let unpublished = writer.end(&exited()).unwrap();
+    assert!(Spool::ended(&folder).unwrap().is_some(), "it is recorded");
+    assert!(!spool.has_ended(), "but nobody was told");
+    unpublished.publish();
+    assert!(spool.has_ended());
+    // Positions that no event ends at are refused; the others are not.
+    assert!(spool.reader(3).unwrap().is_none());
+    assert!(spool.reader(1_000_000).unwrap().is_none());
+    let mut reader = spool.reader(19).unwrap().unwrap();
+    let lines = reader.next().await.unwrap().unwrap();
+    assert_eq!(lines.iter().count(), 2);
+    assert!(reader.next().await.unwrap().is_none());
+}
