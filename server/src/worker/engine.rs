@@ -24,8 +24,8 @@ use tokio::sync::{mpsc, watch};
 pub(crate) use docker::Docker;
 pub(crate) use fake::Fake;
 
-/// How many pieces of output an engine may be ahead of the one who writes them down.
-const AHEAD: usize = 8;
+/// How many batches of output an engine may be ahead of the one who writes them down.
+const AHEAD: usize = 3;
 
 #[derive(Clone)]
 pub(crate) enum Engine {

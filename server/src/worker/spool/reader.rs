@@ -4,7 +4,7 @@
 
 use common::StepEvent;
 use std::fs::File;
-use std::io;
+use std::io::{self, BufRead as _};
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::sync::Arc;
@@ -30,10 +30,12 @@ pub(crate) struct Lines {
 impl Lines {
     /// Each line without its end, with the position after it.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u64, &[u8])> {
-        let mut position = self.from;
-        self.text.split_inclusive(|byte| *byte == b'\n').map(move |line| {
+        let (mut position, mut rest) = (self.from, self.text.as_slice());
+        std::iter::from_fn(move || {
+            let (line, after) = rest.split_at(line_len(rest)?);
+            rest = after;
             position += line.len() as u64;
-            (position, &line[..line.len() - 1])
+            Some((position, &line[..line.len() - 1]))
         })
     }
 
@@ -91,14 +93,25 @@ fn read_lines(file: &File, from: u64, until: u64) -> io::Result<Lines> {
         let had = text.len();
         text.resize(whole.min(had + BATCH_BYTES), 0);
         file.read_exact_at(&mut text[had..], from + had as u64)?;
-        if let Some(end) = text[had..].iter().rposition(|byte| *byte == b'\n') {
-            text.truncate(had + end + 1);
+        let mut lines = 0;
+        while let Some(len) = line_len(&text[lines..]) {
+            lines += len;
+        }
+        if lines > 0 {
+            text.truncate(lines);
             return Ok(Lines { from, text });
         }
         if text.len() == whole {
             return Err(io::Error::other("the spool does not end with a whole line"));
         }
     }
+}
+
+/// The length of the first line with its end, if it has one.
+fn line_len(text: &[u8]) -> Option<usize> {
+    // The standard library looks for a byte by the word here alone.
+    let len = (&mut &*text).skip_until(b'\n').ok()?;
+    (len > 0 && text[len - 1] == b'\n').then_some(len)
 }
 
 fn byte_at(file: &File, at: u64) -> io::Result<u8> {

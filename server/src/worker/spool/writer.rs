@@ -16,8 +16,8 @@ use super::{Decision, Encoder, Phase, Progress, Spool};
 /// What is ready is written at once, up to so much at a time.
 const BATCH_BYTES: usize = 256 * 1024;
 
-/// How many pieces of output may wait for the disk before their engine has to.
-const WAITING: usize = 8;
+/// How many batches of output may wait for the disk before their engine has to.
+const WAITING: usize = 3;
 
 pub(crate) struct Writer {
     spool: Arc<Spool>,

@@ -23,7 +23,7 @@ use super::{Docker, Trouble, clock};
 use crate::limits;
 
 /// More is not waited for once there is so much.
-const BATCH_BYTES: usize = 64 * 1024;
+const BATCH_BYTES: usize = 128 * 1024;
 
 type Pieces = Pin<Box<dyn Stream<Item = Result<LogOutput, Error>> + Send>>;
 
