@@ -1,11 +1,12 @@
 # make         the binary, target/release/bettertest, with the page in it
 # make demo    a real project's tests in containers, followed here and on the page
+# make bench   what a step costs, against docker run
 # make test    every check and every test, in a real Docker daemon and a real browser
 #
 # Each sets up what is missing on this machine first and says so; setup/ holds the steps, .tools/ what they made.
 SHELL := /bin/bash
 .DEFAULT_GOAL := build
-.PHONY: build page demo test clean
+.PHONY: build page demo bench test clean
 
 page:
 	@setup/web.sh
@@ -19,6 +20,11 @@ demo: build
 	@setup/docker.sh
 	@demo/image.sh
 	@python3 demo/demo.py
+
+bench: build
+	@setup/docker.sh
+	@setup/test-image.sh
+	@python3 bench/bench.py
 
 test:
 	@./check.sh

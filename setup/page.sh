@@ -3,7 +3,7 @@
 . "$(dirname "$0")/lib.sh"
 
 # By content: a branch that was switched there and back has new times and the same page.
-inputs=$(hash_of $(ls -d frontend/* | grep -v '/dist$') common/src common/Cargo.toml Cargo.toml Cargo.lock)
+inputs=$(hash_of $(ls -d frontend/* frontend/.cargo | grep -v '/dist$') common/src common/Cargo.toml Cargo.toml Cargo.lock)
 page() { sha256sum frontend/dist/index.html 2>/dev/null || true; }
 if [ "$(cat .tools/page 2>/dev/null)" = "$inputs $(page)" ]; then exit 0; fi
 
