@@ -46,7 +46,7 @@ def _discover(channel: _channel.Channel, pipedef: str) -> None:
     except BaseException as error:
         answer = {"say": "broken", "problem": _hints.broken(error, texts)}
     else:
-        answer = {"say": "discovered", "pipeline": pipeline, "files": texts.files}
+        answer = {"say": "discovered", "pipeline": pipeline, "files": texts.files, "python": sys.executable}
         if len(_channel.encoded(answer)) > _channel.LONGEST_BYTES:
             too_long = _problem.Refusal(
                 "the pipedef and the modules in its folder are larger than 16 MiB",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from .boss import discover, stages, write
@@ -27,6 +28,7 @@ class TestUnit(Stage):
             "stages": [{"name": "TestUnit", "always": False, "tasks": [{"name": "models", "line": 8}]}]
         },
         "files": {pipedef: text},
+        "python": sys.executable,
     }
 
 

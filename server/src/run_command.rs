@@ -35,13 +35,13 @@ pub(crate) async fn run(args: RunArgs) -> Result<u8, SetupError> {
         None => DataDir::open(&DataDir::default_path()?)?,
     };
     let python = Python::unpack(&data.path().join("cache"))?;
-    let (pipeline, files) = python.discover(&pipedef).await.map_err(|problem| not_discovered(&problem))?;
+    let (pipeline, code) = python.discover(&pipedef).await.map_err(|problem| not_discovered(&problem))?;
     let only = select(&pipeline, &args.stage, &args.task)?;
 
     let key = common::RunKey::from_random(crate::auth::random_u128());
     let local = data.path().join("local").join(project_hash(&pipedef));
     let folder = hold(&local.join("runs").join(key.as_str()))?;
-    let (workers, private) = find_workers(&args, &data, &files, &folder.path, key.as_str()).await?;
+    let (workers, private) = find_workers(&args, &data, &code.files, &folder.path, key.as_str()).await?;
     let workers_shown = match (&args.worker, &private) {
         (Some(worker), _) => format!("  on {worker}"),
         (None, Some(_)) | (None, None) => String::new(),
@@ -50,7 +50,7 @@ pub(crate) async fn run(args: RunArgs) -> Result<u8, SetupError> {
     let store = boss::open_store(&local)?;
     let runs = boss::runs_in(&local, pipedef.clone(), store, workers, &data)?;
     end_abandoned(&runs, &local).await?;
-    let number = runs.start_discovered(key, pipeline, files, only).await.map_err(|error| {
+    let number = runs.start_discovered(key, pipeline, code, only).await.map_err(|error| {
         SetupError::new(
             format!("the run could not be started: {error}"),
             "see the line above; is the disk full?",

@@ -48,11 +48,25 @@ main(int(sys.argv[2]))";
 
 const DESCRIPTOR: i32 = 3;
 
+/// Found by the PATH.
+pub(crate) const ANY_PYTHON: &str = "python3";
+
 /// A process that takes no answer for so long does not listen any more.
 const DEAF: Duration = Duration::from_secs(10);
 
 /// How much of what Python printed last is kept, where nothing else explains its end.
 const LAST_WORDS: usize = 64 * 1024;
+
+/// What a run executes: these texts, whatever lies on disk by then, in this interpreter.
+#[derive(Debug, Clone)]
+pub(crate) struct Code {
+    pub(crate) pipedef: PathBuf,
+    /// The pipedef and the modules of its folder, by path.
+    pub(crate) files: BTreeMap<String, String>,
+    /// Where discovery found itself to run. What `python3` leads to may be a script that takes ten times as long
+    /// to start as the interpreter that it chooses.
+    pub(crate) python: PathBuf,
+}
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "order", rename_all = "snake_case")]
@@ -67,6 +81,7 @@ pub(crate) enum Say {
     Discovered {
         pipeline: Pipeline,
         files: BTreeMap<String, String>,
+        python: PathBuf,
     },
     Broken {
         problem: Problem,
@@ -163,10 +178,7 @@ impl Python {
     }
 
     /// What the pipedef declares right now, and the texts that this came from.
-    pub(crate) async fn discover(
-        &self,
-        pipedef: &Path,
-    ) -> Result<(Pipeline, BTreeMap<String, String>), Problem> {
+    pub(crate) async fn discover(&self, pipedef: &Path) -> Result<(Pipeline, Code), Problem> {
         let about = |error: String, hint: &str| Problem {
             error,
             hint: Some(hint.to_owned()),
@@ -176,7 +188,8 @@ impl Python {
         check_file(pipedef)?;
         let mut printed = Vec::new();
         let answer = async {
-            let mut runner = self.start(Order::Discover { pipedef: pipedef.to_owned() }).await?;
+            let mut runner =
+                self.start(Path::new(ANY_PYTHON), Order::Discover { pipedef: pipedef.to_owned() }).await?;
             let said = loop {
                 match runner.heard().await {
                     Heard::Said(said) => break Some(said),
@@ -192,7 +205,9 @@ impl Python {
         // Past its time the runner is dropped, and so killed.
         match tokio::time::timeout(DISCOVERY, answer).await.map(Result::transpose) {
             Ok(Some(Err(problem))) => Err(problem),
-            Ok(Some(Ok(Say::Discovered { pipeline, files }))) => Ok((pipeline, files)),
+            Ok(Some(Ok(Say::Discovered { pipeline, files, python }))) => {
+                Ok((pipeline, Code { pipedef: pipedef.to_owned(), files, python }))
+            }
             Ok(Some(Ok(Say::Broken { problem }))) => Err(problem),
             Ok(Some(Ok(Say::StepAsked { .. } | Say::Returned | Say::Raised { .. }))) => {
                 Err(about("the pipedef's Python answered something else".to_owned(), "report this as a bug"))
@@ -209,11 +224,11 @@ impl Python {
     }
 
     /// Starts a process and gives it this order.
-    pub(crate) async fn start(&self, order: Order) -> Result<Runner, Problem> {
+    pub(crate) async fn start(&self, python: &Path, order: Order) -> Result<Runner, Problem> {
         let pipedef = match &order {
             Order::Discover { pipedef } | Order::Task { pipedef, .. } => pipedef,
         };
-        let mut runner = self.spawn(pipedef).map_err(|error| match error.kind() {
+        let mut runner = self.spawn(python, pipedef).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => Problem::new(
                 "there is no python3 on this machine's PATH",
                 "install it: apt-get install python3",
@@ -224,10 +239,10 @@ impl Python {
         Ok(runner)
     }
 
-    fn spawn(&self, pipedef: &Path) -> io::Result<Runner> {
+    fn spawn(&self, python: &Path, pipedef: &Path) -> io::Result<Runner> {
         let (ours, theirs) = StdStream::pair()?;
         let (printed, print) = io::pipe()?;
-        let mut command = std::process::Command::new("python3");
+        let mut command = std::process::Command::new(python);
         command.args(["-u", "-c", BOOT]).arg(&self.library).arg(DESCRIPTOR.to_string());
         command.stdin(Stdio::null()).stdout(print.try_clone()?).stderr(print);
         command.current_dir(project_of(pipedef));

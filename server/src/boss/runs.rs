@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::output::Outputs;
-use super::pipedef::Python;
+use super::pipedef::{ANY_PYTHON, Code, Python};
 use super::store::{Store, StoreError};
 use super::worker_client::WorkerClient;
 use super::workers::Workers;
@@ -62,7 +62,7 @@ struct All {
     live: Mutex<HashMap<RunNumber, Arc<Run>>>,
     /// Told when a run starts or ends.
     changes: watch::Sender<()>,
-    turns: Semaphore,
+    turns: Arc<Semaphore>,
     driven: TaskTracker,
 }
 
@@ -71,9 +71,7 @@ struct Run {
     all: Arc<All>,
     number: RunNumber,
     key: RunKey,
-    pipedef: PathBuf,
-    /// The texts that the run executes, whatever lies on disk by now.
-    files: BTreeMap<String, String>,
+    code: Code,
     log: Log,
     cancel: CancellationToken,
     /// Which image a name meant first, by worker and name.
@@ -97,29 +95,29 @@ impl Runs {
             client: WorkerClient::new(),
             live: Mutex::default(),
             changes: watch::channel(()).0,
-            turns: Semaphore::new(TASKS_AT_ONCE),
+            turns: Arc::new(Semaphore::new(TASKS_AT_ONCE)),
             driven: TaskTracker::new(),
         };
         Runs { all: Arc::new(all) }
     }
 
     /// What the pipedef declares right now.
-    pub(crate) async fn discover(&self) -> Result<(Pipeline, BTreeMap<String, String>), RunsError> {
+    pub(crate) async fn discover(&self) -> Result<(Pipeline, Code), RunsError> {
         self.all.python.discover(&self.all.pipedef).await.map_err(RunsError::Pipedef)
     }
 
     /// Starts a run of the whole pipeline, or of some of its tasks.
     pub(crate) async fn start(&self, only: Option<Vec<TaskId>>) -> Result<RunNumber, RunsError> {
-        let (pipeline, files) = self.discover().await?;
+        let (pipeline, code) = self.discover().await?;
         let key = RunKey::from_random(crate::auth::random_u128());
-        self.start_discovered(key, pipeline, files, only).await
+        self.start_discovered(key, pipeline, code, only).await
     }
 
     pub(crate) async fn start_discovered(
         &self,
         key: RunKey,
         pipeline: Pipeline,
-        files: BTreeMap<String, String>,
+        code: Code,
         only: Option<Vec<TaskId>>,
     ) -> Result<RunNumber, RunsError> {
         check_selection(&pipeline, only.as_deref())?;
@@ -135,15 +133,14 @@ impl Runs {
                 (events, summary)
             }
         };
-        let pipedef = all.pipedef.display().to_string();
-        let number = all.store.create(key.clone(), pipedef, files.clone(), first).await?;
+        let pipedef = code.pipedef.display().to_string();
+        let number = all.store.create(key.clone(), pipedef, code.files.clone(), first).await?;
         let state = state_in.await.expect("the transaction that made the run has sent it");
         let run = Run {
             all: all.clone(),
             number,
             key,
-            pipedef: all.pipedef.clone(),
-            files,
+            code,
             log: Log::new(all.store.clone(), state, all.changes.clone()),
             cancel: CancellationToken::new(),
             pins: Mutex::default(),
@@ -176,8 +173,7 @@ impl Runs {
             all: self.all.clone(),
             number,
             key: state.key.clone().expect("a run that has ended has begun"),
-            pipedef: PathBuf::from(pipedef),
-            files,
+            code: Code { pipedef: PathBuf::from(pipedef), files, python: PathBuf::from(ANY_PYTHON) },
             pins: Mutex::new(pins_of(&state)),
             log: Log::new(self.all.store.clone(), state, self.all.changes.clone()),
             cancel: CancellationToken::new(),

@@ -97,12 +97,12 @@ fn lost_output(why: String) -> (Verdict, Option<Problem>) {
 impl Attempt {
     async fn execute(&mut self) -> Result<(Verdict, Option<Problem>), LogError> {
         let order = Order::Task {
-            pipedef: self.run.pipedef.clone(),
-            files: self.run.files.clone(),
+            pipedef: self.run.code.pipedef.clone(),
+            files: self.run.code.files.clone(),
             stage: self.task.stage.clone(),
             task: self.task.task.clone(),
         };
-        let mut runner = match self.run.all.python.start(order).await {
+        let mut runner = match self.run.all.python.start(&self.run.code.python, order).await {
             Ok(runner) => runner,
             Err(problem) => return Ok((Verdict::Not(Reason::RunnerDied), Some(problem))),
         };

@@ -52,37 +52,38 @@ impl Run {
     async fn stage(self: &Arc<Run>, tasks: Vec<TaskId>) -> Result<(), LogError> {
         let mut attempts = JoinSet::new();
         for task in tasks {
+            // Turns are taken in the order of the pipedef, whichever thread comes first.
+            let turns = self.all.turns.clone();
+            let turn = tokio::select! {
+                turn = turns.acquire_owned() => turn.expect("never closed"),
+                () = self.cancel.cancelled() => {
+                    self.skip(vec![task], SkipReason::Cancelled).await?;
+                    continue;
+                }
+            };
             let run = self.clone();
             attempts.spawn(async move {
-                let turn = tokio::select! {
-                    turn = run.all.turns.acquire() => turn.expect("never closed"),
-                    () = run.cancel.cancelled() => return run.skip(vec![task], SkipReason::Cancelled).await,
-                };
-                // Chosen at random where both were ready.
-                if run.cancel.is_cancelled() {
-                    return run.skip(vec![task], SkipReason::Cancelled).await;
-                }
                 let cancel = run.cancel.child_token();
                 let ended = attempt(run.clone(), task.clone(), cancel).await;
                 drop(turn);
                 match ended {
                     Ok(_) => Ok(()),
-                    // A cancel came between the look at it and the start: the log is the judge.
+                    // A cancel came before the start: the log is the judge.
                     Err(LogError::Illegal(_)) if run.pending_and_cancelled(&task).await => {
                         run.skip(vec![task], SkipReason::Cancelled).await
                     }
-                    Err(error) => Err(error),
+                    Err(error) => {
+                        // The log cannot be written: nothing that still runs can be recorded, so it is ended.
+                        run.cancel.cancel();
+                        Err(error)
+                    }
                 }
             });
         }
         let mut first_error = Ok(());
         while let Some(joined) = attempts.join_next().await {
             let ended = joined.unwrap_or_else(|panicked| std::panic::resume_unwind(panicked.into_panic()));
-            if ended.is_err() && first_error.is_ok() {
-                // The log cannot be written: nothing that still runs can be recorded, so it is ended.
-                self.cancel.cancel();
-                first_error = ended;
-            }
+            first_error = first_error.and(ended);
         }
         first_error
     }
