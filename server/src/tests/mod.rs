@@ -6,4 +6,5 @@ mod queue;
 mod rig;
 mod spool;
 mod store;
+mod tidy;
 mod worker;
