@@ -112,7 +112,9 @@ impl Report {
                 text.push_str(&format!("  hint: {hint}\n"));
             }
         }
-        text.push_str(&format!("  {}\n", self.dim(&format!("all of its output: {}", failure.output))));
+        if !failure.tail.is_empty() {
+            text.push_str(&format!("  {}\n", self.dim(&format!("all of its output: {}", failure.output))));
+        }
         text
     }
 
