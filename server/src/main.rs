@@ -7,6 +7,7 @@ mod data_dir;
 mod error;
 mod http;
 mod limits;
+mod local;
 mod open_command;
 mod report;
 mod run_command;
@@ -97,7 +98,7 @@ async fn worker(serve: Serve) -> Result<(), SetupError> {
         spool_bytes: serve.spool_bytes,
         allow_cap: serve.allow_cap,
     };
-    worker::serve(options, told, |text| say::out(text)).await
+    worker::serve(options, told, say::out).await
 }
 
 async fn boss(serve: Serve, pipedef: std::path::PathBuf) -> Result<(), SetupError> {

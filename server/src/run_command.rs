@@ -4,21 +4,18 @@ use common::{
     Outcome, Phase, Pipeline, Problem, RunEvent, RunFact, RunNumber, RunState, Seq, TaskId, Verdict,
 };
 use futures_util::StreamExt as _;
-use sha2::{Digest as _, Sha256};
 use std::collections::BTreeSet;
 use std::io::IsTerminal as _;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::auth::Token;
-use crate::boss::{self, OutputId, Probe, Python, Runs, Told, WorkerAddress, WorkerClient, Workers};
+use crate::boss::{self, OutputId, Python, Runs, Told};
 use crate::cli::RunArgs;
 use crate::data_dir::{DataDir, hold};
 use crate::error::SetupError;
 use crate::report::{Failure, Report, Style};
-use crate::worker::{self, PrivateWorker};
-use crate::{say, terminal};
+use crate::{local, say, terminal};
 
 /// How much of a failing task's output is shown at once.
 const TAIL_LINES: usize = 20;
@@ -39,9 +36,10 @@ pub(crate) async fn run(args: RunArgs) -> Result<u8, SetupError> {
     let only = select(&pipeline, &args.stage, &args.task)?;
 
     let key = common::RunKey::from_random(crate::auth::random_u128());
-    let local = data.path().join("local").join(project_hash(&pipedef));
+    let local = data.path().join("local").join(local::project_hash(&pipedef));
     let folder = hold(&local.join("runs").join(key.as_str()))?;
-    let (workers, private) = find_workers(&args, &data, &code.files, &folder.path, key.as_str()).await?;
+    let (workers, private) =
+        local::find_workers(&args, &data, &code.files, &folder.path, key.as_str()).await?;
     let workers_shown = match (&args.worker, &private) {
         (Some(worker), _) => format!("  on {worker}"),
         (None, Some(_)) | (None, None) => String::new(),
@@ -49,7 +47,7 @@ pub(crate) async fn run(args: RunArgs) -> Result<u8, SetupError> {
 
     let store = boss::open_store(&local)?;
     let runs = boss::runs_in(&local, pipedef.clone(), store, workers, &data)?;
-    end_abandoned(&runs, &local).await?;
+    local::end_abandoned(&runs, &local).await?;
     let number = runs.start_discovered(key, pipeline, code, only).await.map_err(|error| {
         SetupError::new(
             format!("the run could not be started: {error}"),
@@ -147,112 +145,6 @@ fn select(
         }
     }
     Ok(Some(all.into_iter().filter(|task| wanted.contains(task)).collect()))
-}
-
-/// Names a project's history: by the path of the folder that it is.
-fn project_hash(pipedef: &Path) -> String {
-    let digest = Sha256::digest(boss::project_of(pipedef).as_os_str().as_encoded_bytes());
-    digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// Finds out who serves the addresses that stand in the pipedef: a worker of this machine that takes our token,
-/// or, where nothing listens, a private worker. What is wrong there is said before there is a run.
-async fn find_workers(
-    args: &RunArgs,
-    data: &DataDir,
-    files: &std::collections::BTreeMap<String, String>,
-    folder: &Path,
-    instance: &str,
-) -> Result<(Workers, Option<PrivateWorker>), SetupError> {
-    let token = local_token(args, data)?;
-    let mut workers = Workers::new(Some(&token), data.path())?;
-    let client = WorkerClient::new();
-    if let Some(address) = &args.worker {
-        workers.use_everywhere(address);
-        let worker = workers.resolve(address).map_err(|none| SetupError::new(none.message, none.hint))?;
-        return match client.probe(&worker).await {
-            Probe::Ours => Ok((workers, None)),
-            Probe::OtherToken => Err(other_token(&worker.base, &workers)),
-            Probe::Nothing | Probe::Other => Err(SetupError::new(
-                format!("no worker answers at {}", worker.base),
-                "start one there with: bettertest --worker",
-            )),
-        };
-    }
-    let mut private: Option<PrivateWorker> = None;
-    for address in loopback_addresses(files) {
-        let worker = WorkerAddress { base: address.clone(), token: token.as_str().to_owned() };
-        match client.probe(&worker).await {
-            Probe::Ours => {}
-            Probe::OtherToken => return Err(other_token(&address, &workers)),
-            Probe::Other => {
-                return Err(SetupError::new(
-                    format!("what listens at {address} is no bettertest worker"),
-                    "stop it, or change the worker's address in the pipedef",
-                ));
-            }
-            Probe::Nothing => {
-                if private.is_none() {
-                    private = Some(worker::serve_privately(folder, instance, &token).await?);
-                }
-                if let Some(private) = &private {
-                    let worker = WorkerAddress { base: private.base(), token: token.as_str().to_owned() };
-                    workers.use_instead(&address, worker);
-                }
-            }
-        }
-    }
-    Ok((workers, private))
-}
-
-fn other_token(address: &str, workers: &Workers) -> SetupError {
-    SetupError::new(format!("the worker {address} does not take our token"), workers.token_hint(address))
-}
-
-/// The token of `--data-dir`; where none is given home's, else the one that a worker of root shares.
-fn local_token(args: &RunArgs, data: &DataDir) -> Result<Token, SetupError> {
-    let shared = Path::new("/var/lib/bettertest/token");
-    match args.data_dir {
-        None if !data.path().join("token").exists() => match Token::read(shared) {
-            Some(token) => Ok(token),
-            None => Token::of(data),
-        },
-        None | Some(_) => Token::of(data),
-    }
-}
-
-/// The worker addresses of this machine that stand in the pipedef's texts.
-fn loopback_addresses(files: &std::collections::BTreeMap<String, String>) -> BTreeSet<String> {
-    let mut found = BTreeSet::new();
-    for text in files.values() {
-        for (at, _) in text.match_indices("http://") {
-            let rest = &text[at..];
-            let end =
-                rest.find(|c: char| c.is_whitespace() || "\"'`\\,;)}>".contains(c)).unwrap_or(rest.len());
-            let address = rest[..end].trim_end_matches('/');
-            if reqwest::Url::parse(address).is_ok_and(|url| boss::is_loopback(&url)) {
-                found.insert(address.to_owned());
-            }
-        }
-    }
-    found
-}
-
-/// Runs of this project that a crash has left behind: whose lock nobody holds any more.
-async fn end_abandoned(runs: &Runs, local: &Path) -> Result<(), SetupError> {
-    let failed = |error: boss::RunsError| {
-        SetupError::new(format!("the history of this project cannot be read: {error}"), "see the log")
-    };
-    for (number, key) in runs.unended().await.map_err(failed)? {
-        let folder = local.join("runs").join(key.as_str());
-        if let Ok(held) = hold(&folder) {
-            worker::sweep_instance(key.as_str()).await?;
-            runs.end_abandoned(number, common::Reason::RunnerDied).await.map_err(failed)?;
-            std::fs::remove_dir_all(&held.path)
-                .map_err(|error| crate::data_dir::unusable(&held.path, &error))?;
-        }
-    }
-    Ok(())
 }
 
 /// Follows the run to its end, and tells of it.

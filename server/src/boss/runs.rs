@@ -10,7 +10,7 @@ use common::{
     Page, Phase, Pipeline, Problem, Reason, RunEvent, RunFact, RunKey, RunNumber, RunState, RunSummary, Seq,
     SkipReason, TaskId, TaskState, Verdict,
 };
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use tokio::sync::{Semaphore, watch};

@@ -62,6 +62,7 @@ impl Process {
 }
 
 impl Drop for Process {
+    #[expect(clippy::print_stderr, reason = "what a failing test says")]
     fn drop(&mut self) {
         if std::thread::panicking() {
             eprintln!("{}\n{}", self.ready, std::fs::read_to_string(self.log.path()).unwrap_or_default());

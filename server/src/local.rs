@@ -1,0 +1,118 @@
+//! What a local run needs around it: a history of its project, and workers for the addresses in its pipedef.
+
+use sha2::{Digest as _, Sha256};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use crate::auth::Token;
+use crate::boss::{self, Probe, Runs, WorkerAddress, WorkerClient, Workers};
+use crate::cli::RunArgs;
+use crate::data_dir::{DataDir, hold};
+use crate::error::SetupError;
+use crate::worker::{self, PrivateWorker};
+
+/// Names a project's history: by the path of the folder that it is.
+pub(crate) fn project_hash(pipedef: &Path) -> String {
+    let digest = Sha256::digest(boss::project_of(pipedef).as_os_str().as_encoded_bytes());
+    digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Finds out who serves the addresses that stand in the pipedef: a worker of this machine that takes our token,
+/// or, where nothing listens, a private worker. What is wrong there is said before there is a run.
+pub(crate) async fn find_workers(
+    args: &RunArgs,
+    data: &DataDir,
+    files: &BTreeMap<String, String>,
+    folder: &Path,
+    instance: &str,
+) -> Result<(Workers, Option<PrivateWorker>), SetupError> {
+    let token = local_token(args, data)?;
+    let mut workers = Workers::new(Some(&token), data.path())?;
+    let client = WorkerClient::new();
+    if let Some(address) = &args.worker {
+        workers.use_everywhere(address);
+        let worker = workers.resolve(address).map_err(|none| SetupError::new(none.message, none.hint))?;
+        return match client.probe(&worker).await {
+            Probe::Ours => Ok((workers, None)),
+            Probe::OtherToken => Err(other_token(&worker.base, &workers)),
+            Probe::Nothing | Probe::Other => Err(SetupError::new(
+                format!("no worker answers at {}", worker.base),
+                "start one there with: bettertest --worker",
+            )),
+        };
+    }
+    let mut private: Option<PrivateWorker> = None;
+    for address in loopback_addresses(files) {
+        let worker = WorkerAddress { base: address.clone(), token: token.as_str().to_owned() };
+        match client.probe(&worker).await {
+            Probe::Ours => {}
+            Probe::OtherToken => return Err(other_token(&address, &workers)),
+            Probe::Other => {
+                return Err(SetupError::new(
+                    format!("what listens at {address} is no bettertest worker"),
+                    "stop it, or change the worker's address in the pipedef",
+                ));
+            }
+            Probe::Nothing => {
+                if private.is_none() {
+                    private = Some(worker::serve_privately(folder, instance, &token).await?);
+                }
+                if let Some(private) = &private {
+                    let worker = WorkerAddress { base: private.base(), token: token.as_str().to_owned() };
+                    workers.use_instead(&address, worker);
+                }
+            }
+        }
+    }
+    Ok((workers, private))
+}
+
+fn other_token(address: &str, workers: &Workers) -> SetupError {
+    SetupError::new(format!("the worker {address} does not take our token"), workers.token_hint(address))
+}
+
+/// The token of `--data-dir`; where none is given home's, else the one that a worker of root shares.
+fn local_token(args: &RunArgs, data: &DataDir) -> Result<Token, SetupError> {
+    let shared = Path::new("/var/lib/bettertest/token");
+    match args.data_dir {
+        None if !data.path().join("token").exists() => match Token::read(shared) {
+            Some(token) => Ok(token),
+            None => Token::of(data),
+        },
+        None | Some(_) => Token::of(data),
+    }
+}
+
+/// The worker addresses of this machine that stand in the pipedef's texts.
+fn loopback_addresses(files: &BTreeMap<String, String>) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for text in files.values() {
+        for (at, _) in text.match_indices("http://") {
+            let rest = &text[at..];
+            let end =
+                rest.find(|c: char| c.is_whitespace() || "\"'`\\,;)}>".contains(c)).unwrap_or(rest.len());
+            let address = rest[..end].trim_end_matches('/');
+            if reqwest::Url::parse(address).is_ok_and(|url| boss::is_loopback(&url)) {
+                found.insert(address.to_owned());
+            }
+        }
+    }
+    found
+}
+
+/// Runs of this project that a crash has left behind: whose lock nobody holds any more.
+pub(crate) async fn end_abandoned(runs: &Runs, local: &Path) -> Result<(), SetupError> {
+    let failed = |error: boss::RunsError| {
+        SetupError::new(format!("the history of this project cannot be read: {error}"), "see the log")
+    };
+    for (number, key) in runs.unended().await.map_err(failed)? {
+        let folder = local.join("runs").join(key.as_str());
+        if let Ok(held) = hold(&folder) {
+            worker::sweep_instance(key.as_str()).await?;
+            runs.end_abandoned(number, common::Reason::RunnerDied).await.map_err(failed)?;
+            std::fs::remove_dir_all(&held.path)
+                .map_err(|error| crate::data_dir::unusable(&held.path, &error))?;
+        }
+    }
+    Ok(())
+}
