@@ -63,6 +63,9 @@ pub(crate) const SMALL_DISK_BYTES: u64 = 20 * 1024 * 1024 * 1024;
 /// Housekeeping: containers that nobody waits for are removed, full spools made room in.
 pub(crate) const SWEEP: Duration = Duration::from_secs(60);
 
+/// Old records are looked for this often.
+pub(crate) const KEEP_RECORDS: Duration = Duration::from_secs(3600);
+
 /// The record of an ended step is kept so long.
 pub(crate) const RECORD: Duration = Duration::from_secs(7 * 24 * 3600);
 

@@ -3,6 +3,7 @@
 mod descriptor;
 mod engines;
 mod queue;
+mod records;
 mod rig;
 mod spool;
 mod store;

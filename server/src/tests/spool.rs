@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::worker::spool::{Decision, Encoder, Phase, Spool, Writer};
+use crate::worker::spool::{Decision, Encoder, Phase, Spool, Writer, prune, size_bytes};
 
 fn spec() -> StepSpec {
     serde_json::from_str(r#"{"image": "x", "command": "y"}"#).unwrap()
@@ -17,7 +17,8 @@ fn exited() -> StepEvent {
 }
 
 fn begin(folder: &Path, cap_bytes: u64) -> Writer {
-    let mut writer = Writer::begin(Arc::new(Spool::create(folder, &spec()).unwrap()), cap_bytes).unwrap();
+    let mut writer =
+        Writer::begin(Arc::new(Spool::create(folder, &spec()).unwrap()), Arc::default(), cap_bytes).unwrap();
     writer.say(&StepEvent::Queued).unwrap();
     let (container, image_digest, engine) = ("c".to_owned(), "d".to_owned(), "e".to_owned());
     writer.say(&StepEvent::Started { container, image_digest, engine }).unwrap();
@@ -140,7 +141,7 @@ proptest! {
             let mut file = std::fs::File::options().append(true).open(folder.join("events")).unwrap();
             std::io::Write::write_all(&mut file, b"{\"event\":\"outp").unwrap();
         }
-        let mut writer = Writer::reopen(&folder, cap).unwrap();
+        let mut writer = Writer::reopen(&folder, Arc::default(), cap).unwrap();
         prop_assert_eq!(writer.spool().phase(), Phase::Running);
         writer.say(&StepEvent::Gap { bytes: None }).unwrap();
         writer.output(Stream::Stdout, &vec![b'b'; after]);
@@ -177,7 +178,7 @@ fn a_crash_in_the_replay_of_a_tail_doubles_nothing() {
     let replayed = b"{\"event\":\"dropped\",\"bytes\":12}\n{\"event\":\"output\",\"stream\":\"stdout\",\"text\":\"ABC\"}\n";
     std::io::Write::write_all(&mut file, replayed).unwrap();
     std::fs::write(folder.join("replay"), len.to_string()).unwrap();
-    Writer::reopen(&folder, 10).unwrap().end(&exited()).unwrap().publish();
+    Writer::reopen(&folder, Arc::default(), 10).unwrap().end(&exited()).unwrap().publish();
     let events = events(&folder);
     assert_eq!(bytes(&events, None), b"0123456789ABCDEFGHIJ");
     assert_eq!(dropped(&events), 12);
@@ -203,7 +204,7 @@ async fn decisions_survive_and_readers_are_told_last() {
     let pen = crate::worker::spool::Pen::new(begin(&folder, 10));
     pen.decide(Decision::Cancelled(Reason::CancelAsked)).await.unwrap();
     pen.put_down().await;
-    let writer = Writer::reopen(&folder, 10).unwrap();
+    let writer = Writer::reopen(&folder, Arc::default(), 10).unwrap();
     let spool = writer.spool();
     assert_eq!(spool.decision(), Some(Decision::Cancelled(Reason::CancelAsked)));
     let unpublished = writer.end(&exited()).unwrap();
@@ -218,4 +219,94 @@ async fn decisions_survive_and_readers_are_told_last() {
     let lines = reader.next().await.unwrap().unwrap();
     assert_eq!(lines.iter().count(), 2);
     assert!(reader.next().await.unwrap().is_none());
+}
+
+fn gaps(events: &[StepEvent]) -> Vec<Option<u64>> {
+    let gap = |event: &StepEvent| if let StepEvent::Gap { bytes } = event { Some(*bytes) } else { None };
+    events.iter().filter_map(gap).collect()
+}
+
+async fn read_from(spool: &Spool, after: u64) -> Vec<(u64, StepEvent)> {
+    let mut reader = spool.reader(after).unwrap().unwrap();
+    let mut all = Vec::new();
+    while let Some(lines) = reader.next().await.unwrap() {
+        all.extend(lines.iter().map(|(at, line)| (at, serde_json::from_slice(line).unwrap())));
+    }
+    all
+}
+
+#[tokio::test]
+async fn pruned_output_is_a_gap_and_all_else_stays() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path().join("s");
+    let mut writer = begin(&folder, 100_000);
+    for _ in 0..30 {
+        writer.output(Stream::Stdout, &[b'x'; 10_000]);
+    }
+    writer.end(&exited()).unwrap().publish();
+    let before = read_from(&Spool::ended(&folder).unwrap().unwrap(), 0).await;
+    let size = size_bytes(&folder).unwrap();
+    let mut slow = Spool::ended(&folder).unwrap().unwrap().reader(0).unwrap().unwrap();
+    slow.next().await.unwrap().unwrap();
+
+    let freed = prune(&folder).unwrap();
+    assert!(freed > 190_000 && size_bytes(&folder).unwrap() <= size - freed + 8192, "{freed}");
+    assert_eq!(prune(&folder).unwrap(), 0, "there is no more to take");
+    let spool = Spool::ended(&folder).unwrap().unwrap();
+    let after = read_from(&spool, 0).await;
+    let events: Vec<StepEvent> = after.iter().map(|(_, event)| event.clone()).collect();
+    // What was kept, and what had been left out before.
+    assert_eq!(gaps(&events), [Some(300_000)]);
+    assert_eq!(after.len(), 4);
+    assert_eq!((after.first(), after.last()), (before.first(), before.last()));
+    // Positions of before still mean what they meant; of what was partly read nobody knows how much is missing.
+    let (middle, _) = before[before.len() / 2];
+    let rest = read_from(&spool, middle).await;
+    assert!(matches!(rest[0].1, StepEvent::Gap { bytes: None }), "{rest:?}");
+    assert_eq!(rest[1..], after[3..]);
+    assert_eq!(read_from(&spool, after[2].0).await, after[3..]);
+    // A reader that was in the middle of it finds its end too.
+    let mut last = None;
+    while let Some(lines) = slow.next().await.unwrap() {
+        last = lines.events().last();
+    }
+    assert_eq!(last.unwrap().unwrap(), exited());
+}
+
+#[test]
+fn a_full_disk_loses_output_but_no_end_and_no_count() {
+    if !nix::unistd::Uid::effective().is_root() {
+        // Only root can make a disk that is small enough.
+        return;
+    }
+    let disk = tempfile::tempdir().unwrap();
+    let mount =
+        |words: &[&str]| std::process::Command::new(words[0]).args(&words[1..]).status().unwrap().success();
+    let path = disk.path().to_str().unwrap();
+    for (at, cap) in [(300_000, 10_000_000), (3_000_000, 100_000), (3_000_000, 5_000_000)] {
+        assert!(mount(&["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", path]));
+        std::fs::create_dir(disk.path().join("steps")).unwrap();
+        std::fs::write(disk.path().join("reserve"), vec![0; 65536]).unwrap();
+        let folder = disk.path().join("steps/s");
+        let mut writer = begin(&folder, cap);
+        for piece in 0..at / 10_000 {
+            writer.output(Stream::Stdout, &[b'0' + (piece % 10) as u8; 10_000]);
+            writer.flush_output();
+        }
+        std::fs::write(disk.path().join("filler"), vec![0; 4_000_000]).unwrap_err();
+        for _ in 0..20 {
+            writer.output(Stream::Stderr, &[b'e'; 10_000]);
+            writer.flush_output();
+        }
+        let ended = writer.end(&exited());
+        let events = events(&folder);
+        let ended = ended.map(|unpublished| unpublished.publish());
+        let lost: u64 = gaps(&events).into_iter().map(Option::unwrap).sum();
+        assert!(mount(&["umount", path]));
+        ended.unwrap();
+        assert!(lost > 0);
+        let stored = bytes(&events, None).len() as u64;
+        assert_eq!(stored + dropped(&events) + lost, at + 200_000, "at {at} of {cap}");
+        assert_eq!(events.last(), Some(&exited()));
+    }
 }

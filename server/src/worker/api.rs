@@ -16,7 +16,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::output;
 use super::spool::Reader;
-use super::steps::{NotTaken, Reading, Step, Steps};
+use super::step::{Reading, Step};
+use super::steps::{NotTaken, Steps};
 use crate::auth::{Token, worker_guard};
 use crate::error::Refusal;
 use crate::http::{sse_response, write_event};
@@ -200,7 +201,13 @@ fn position(headers: &HeaderMap, query: Option<&str>) -> Result<u64, Refusal> {
 fn known(api: &Api, id: &str) -> Result<Arc<Step>, Refusal> {
     let id = StepId::try_from(id.to_owned()).map_err(|_| no_such_step(id))?;
     let found = api.steps.find(&id).map_err(anyhow::Error::from)?;
-    found.ok_or_else(|| no_such_step(id.as_str()))
+    match found {
+        Some(step) => Ok(step),
+        None if api.steps.is_forgotten(&id).map_err(anyhow::Error::from)? => {
+            Err(refusal(NotTaken::Forgotten(id)))
+        }
+        None => Err(no_such_step(id.as_str())),
+    }
 }
 
 fn no_such_step(id: &str) -> Refusal {
@@ -243,6 +250,10 @@ fn refusal(not_taken: NotTaken) -> Refusal {
         NotTaken::DiskFull(_) => {
             refuse(StatusCode::SERVICE_UNAVAILABLE, "make room there; the worker goes on by itself")
         }
+        NotTaken::SpoolFull(_) => refuse(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "wait for running steps to end, or start the worker with more --spool-bytes",
+        ),
         NotTaken::Unrecorded(source) => Refusal::internal(&anyhow::Error::from(source)),
     }
 }

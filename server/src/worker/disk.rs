@@ -1,6 +1,9 @@
-//! Is there room for another step's output?
+//! Room on the disk: is there enough for another step, and the room that is kept for what must not be lost.
 
+use nix::fcntl::{FallocateFlags, fallocate};
 use nix::sys::statvfs::statvfs;
+use std::fs::{self, File};
+use std::io;
 use std::path::Path;
 
 use crate::limits;
@@ -27,4 +30,26 @@ pub(crate) fn shortage(folder: &Path) -> Option<String> {
 
 fn floor_bytes(total: u64) -> u64 {
     if total < limits::SMALL_DISK_BYTES { total / 10 } else { limits::FREE_BYTES }
+}
+
+/// Kept free for the ends of steps, when everything else is full.
+const RESERVE_BYTES: i64 = 16 * 1024 * 1024;
+
+/// Sets the reserve aside, where it is not. `worker` is the folder of the worker.
+pub(crate) fn keep_reserve(worker: &Path) -> io::Result<()> {
+    let path = worker.join("reserve");
+    if path.exists() || shortage(worker).is_some() {
+        return Ok(());
+    }
+    let file = File::options().create(true).truncate(true).write(true).open(path)?;
+    Ok(fallocate(&file, FallocateFlags::empty(), 0, RESERVE_BYTES)?)
+}
+
+/// Gives the reserve up, for the step in this folder, `worker/steps/ID`.
+pub(crate) fn release_reserve(step: &Path) {
+    let Some(worker) = step.ancestors().nth(2) else { return };
+    match fs::remove_file(worker.join("reserve")) {
+        Ok(()) => tracing::warn!("the disk is full: the reserve is used up for the ends of steps"),
+        Err(error) => tracing::debug!("there is no reserve to release: {error}"),
+    }
 }

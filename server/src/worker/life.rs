@@ -17,7 +17,8 @@ use tokio_util::sync::CancellationToken;
 use super::engine::{Exit, Fault, Happening, Job, NotStarted, Running, Signal};
 use super::queue::Slot;
 use super::spool::{Decision, Pen, Phase, Writer};
-use super::steps::{Step, Steps};
+use super::step::Step;
+use super::steps::Steps;
 use crate::limits;
 
 /// Messages come from elsewhere and may be of any length; the last line of a spool has to be short.

@@ -6,17 +6,21 @@
 mod api;
 mod disk;
 mod engine;
+pub(crate) mod forgotten;
 mod life;
 mod output;
 pub(crate) mod queue;
+mod records;
 pub(crate) mod spool;
+mod step;
 mod steps;
 
 use std::future::Future;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::auth::Token;
@@ -191,15 +195,19 @@ impl Worker {
         };
         let unusable = |error: std::io::Error| unusable(&folder.path, &error);
         let capacity = Capacity { slots, max_output_bytes, spool_bytes };
-        let steps = Steps::new(&folder.path, engine, capacity, setup.patience).map_err(unusable)?;
         let address = listener.local_addr().map_err(unusable)?;
-        let resuming = steps.clone();
-        let resumed = tokio::task::spawn_blocking(move || resuming.resume()).await;
-        resumed.map_err(std::io::Error::other).and_then(|resumed| resumed).map_err(unusable)?;
+        let (path, patience) = (folder.path.clone(), setup.patience);
+        let opened = tokio::task::spawn_blocking(move || {
+            let steps = Steps::open(&path, engine, capacity, patience)?;
+            steps.resume()?;
+            Ok(steps)
+        });
+        let steps =
+            opened.await.map_err(std::io::Error::other).and_then(|opened| opened).map_err(unusable)?;
         let (cut, closing) = (CancellationToken::new(), CancellationToken::new());
         let router = api::router(api::Api { steps: steps.clone(), cut: cut.clone() }, token);
         let serving = tokio::spawn(http::serve(listener, router, closing.clone()));
-        let housekeeping = tokio::spawn(keep_house(steps.clone()));
+        let housekeeping = tokio::spawn(keep_house(steps.clone(), folder.path.clone()));
         Ok(Worker { address, steps, cut, closing, serving, housekeeping, _folder: folder })
     }
 
@@ -226,10 +234,24 @@ impl Worker {
     }
 }
 
-async fn keep_house(steps: Steps) {
+async fn keep_house(steps: Steps, folder: PathBuf) {
+    let mut kept: Option<Instant> = None;
     loop {
         if let Err(fault) = steps.sweep().await {
             tracing::debug!("nothing can be swept now: {fault}");
+        }
+        let due = steps.are_full() || kept.is_none_or(|kept| kept.elapsed() >= limits::KEEP_RECORDS);
+        let (steps, folder) = (steps.clone(), folder.clone());
+        let tidied = tokio::task::spawn_blocking(move || {
+            if due {
+                steps.keep_house()?;
+            }
+            disk::keep_reserve(&folder)
+        });
+        match tidied.await.map_err(std::io::Error::other).and_then(|tidied| tidied) {
+            Ok(()) if due => kept = Some(Instant::now()),
+            Ok(()) => {}
+            Err(error) => tracing::warn!("the records could not be kept in order: {error}"),
         }
         tokio::time::sleep(limits::SWEEP).await;
     }

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use super::spool::{Lines, Reader};
-use super::steps::{Reading, Step};
+use super::step::{Reading, Step};
 use crate::error::Refusal;
 
 pub(super) async fn respond(

@@ -1,11 +1,13 @@
 //! A step's record on disk: everything that happened to it, written before anyone is told.
 //!
 //! `steps/ID/` holds `spec.json`, `events` (one StepEvent per line; a position is the byte after a line's end),
-//! `decision` once somebody or a limit decided how it ends, and, while output beyond its cap is held back, the
-//! segments of `tail.rs`. Readers follow the file; what they are told of it is only how far it goes.
+//! `decision` once somebody or a limit decided how it ends, `pruned` once its output had to go, and, while output
+//! beyond its cap is held back, the segments of `tail.rs`. Readers follow the file; what they are told of it is only how far it goes.
 //! Nothing here knows containers, HTTP or the queue.
 
 mod encode;
+mod pen;
+mod prune;
 mod reader;
 mod tail;
 mod writer;
@@ -15,12 +17,16 @@ use serde::{Deserialize, Serialize};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 use tokio::sync::watch;
 
+#[cfg(test)]
 pub(crate) use encode::Encoder;
+pub(crate) use pen::Pen;
+pub(crate) use prune::{prune, size_bytes};
 pub(crate) use reader::{Lines, Reader};
-pub(crate) use writer::{Pen, Writer};
+pub(crate) use writer::Writer;
 
 /// How far a spool goes, and where its step stands. Readers wait for it to change.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -95,7 +101,7 @@ impl Spool {
 
     /// Reads events from this position on; None where no event begins there.
     pub(crate) fn reader(&self, after: u64) -> io::Result<Option<Reader>> {
-        Reader::open(&self.folder.join("events"), self.follow(), after)
+        Reader::open(&self.folder, self.follow(), after)
     }
 
     /// For an end that the disk did not take: readers are let go, and the log of the worker says why.
@@ -120,6 +126,35 @@ impl Spool {
         let text = fs::read(self.folder.join("decision")).ok()?;
         serde_json::from_slice(&text).ok()
     }
+}
+
+/// What all spools of a worker take on disk, near enough; whoever writes adds to it.
+#[derive(Default)]
+pub(crate) struct Meter(AtomicU64);
+
+impl Meter {
+    pub(crate) fn bytes(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set(&self, bytes: u64) {
+        self.0.store(bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn add(&self, bytes: u64) {
+        self.0.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn remove(&self, bytes: u64) {
+        let less = |now: u64| Some(now.saturating_sub(bytes));
+        // The closure never refuses.
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).unwrap_or_default();
+    }
+}
+
+/// When its last event was written.
+pub(crate) fn written_at(folder: &Path) -> io::Result<SystemTime> {
+    fs::metadata(folder.join("events"))?.modified()
 }
 
 /// When this step was taken on.

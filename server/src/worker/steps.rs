@@ -3,23 +3,22 @@
 //! A step's id is all that anybody needs to know of it. The same id with the same request is the same step, for
 //! as long as its record lives. How a step runs and ends is in `life.rs`; what was said of it, in `spool.rs`.
 
-use common::{Reason, StepEvent, StepId, StepSpec, StepView};
-use sha2::{Digest as _, Sha256};
+use common::{Reason, StepId, StepSpec, StepView};
 use std::collections::HashMap;
-use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::disk;
 use super::engine::{Engine, Fault};
-use super::life::Life;
+use super::life::{Life, errored};
 use super::queue::{Slot, Slots};
-use super::spool::{self, Phase, Spool, Writer};
+use super::records::{Left, Records};
+use super::spool::Writer;
+use super::step::{Step, lease};
 use crate::limits;
 
 /// Ids that begin so are the worker's own, of steps whose callers gave none. All of them are one run.
@@ -27,17 +26,6 @@ const OWN: &str = "anon";
 
 /// The newest so many are listed.
 const LISTED: usize = 1000;
-
-/// One step. Readers come and go; the record stays.
-pub(crate) struct Step {
-    pub(crate) id: StepId,
-    /// What was asked, without id and pin: the same again is the same step.
-    asked: [u8; 32],
-    pub(crate) spool: Arc<Spool>,
-    /// Why it is to stop. The first reason stays.
-    stop: watch::Sender<Option<Reason>>,
-    readers: watch::Sender<usize>,
-}
 
 /// How long things are waited for. Tests cannot wait as long as people can.
 #[derive(Debug, Clone, Copy)]
@@ -83,6 +71,8 @@ pub(crate) enum NotTaken {
     Draining,
     #[error("disk_full: {0}")]
     DiskFull(String),
+    #[error("spool_full: the running steps fill the {0} bytes that all output may take")]
+    SpoolFull(u64),
     #[error("the record of the step cannot be made: {0}")]
     Unrecorded(#[from] io::Error),
 }
@@ -92,7 +82,7 @@ pub(crate) enum NotTaken {
 pub(crate) struct Steps(Arc<Inner>);
 
 struct Inner {
-    folder: PathBuf,
+    records: Records,
     engine: Engine,
     slots: Slots,
     capacity: Capacity,
@@ -106,19 +96,15 @@ struct Inner {
 }
 
 impl Steps {
-    pub(crate) fn new(
+    /// Reads every record in the worker's folder.
+    pub(crate) fn open(
         worker: &Path,
         engine: Engine,
         capacity: Capacity,
         patience: Patience,
     ) -> io::Result<Steps> {
-        let folder = worker.join("steps");
-        match fs::create_dir(&folder) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-            Ok(()) | Err(_) => {}
-        }
         Ok(Steps(Arc::new(Inner {
-            folder,
+            records: Records::open(worker, capacity.spool_bytes)?,
             engine,
             slots: Slots::new(capacity.slots),
             capacity,
@@ -153,32 +139,18 @@ impl Steps {
 
     /// Goes on with what an earlier worker of this folder left unended.
     pub(crate) fn resume(&self) -> io::Result<()> {
-        for entry in fs::read_dir(&self.0.folder)? {
-            let entry = entry?;
-            let id = entry.file_name().into_string().ok().and_then(|name| StepId::try_from(name).ok());
-            let Some(id) = id else { continue };
-            if let Err(error) = self.resume_one(id, &entry.path()) {
-                tracing::error!("the record {} cannot be read: {error}", entry.path().display());
+        for id in self.0.records.ids()? {
+            match self.0.records.left(&id, cap_bytes) {
+                Ok(Some(Left::Unended(spec, writer))) => {
+                    let step = Arc::new(Step::new(id.clone(), &spec, writer.spool()));
+                    self.known().insert(id, step.clone());
+                    tracing::info!(step = %step.id, "going on with a step of an earlier worker");
+                    self.begin(step, spec, writer, true);
+                }
+                Ok(Some(Left::Ended) | None) => {}
+                Err(error) => tracing::error!(step = %id, "the record of a step cannot be read: {error}"),
             }
         }
-        Ok(())
-    }
-
-    fn resume_one(&self, id: StepId, folder: &Path) -> io::Result<()> {
-        let spec = match spool::spec_in(folder) {
-            Ok(spec) => spec,
-            // A crash came before anyone was told that the step was taken on.
-            Err(_) if !folder.join("events").exists() => return fs::remove_dir_all(folder),
-            Err(error) => return Err(error),
-        };
-        if Spool::ended(folder)?.is_some() {
-            return Ok(());
-        }
-        let writer = Writer::reopen(folder, self.cap_bytes(&spec))?;
-        let step = Arc::new(Step::new(id, &spec, writer.spool()));
-        self.known().insert(step.id.clone(), step.clone());
-        tracing::info!(step = %step.id, "going on with a step of an earlier worker");
-        self.begin(step, spec, writer, true);
         Ok(())
     }
 
@@ -192,7 +164,7 @@ impl Steps {
         if let Some(id) = &spec.id
             && let Some(step) = self.find(id)?
         {
-            return step.if_same(&spec);
+            return same(step, &spec);
         }
         if self.0.draining.is_cancelled() {
             return Err(NotTaken::Draining);
@@ -205,23 +177,29 @@ impl Steps {
 
     /// On a thread that may wait for the disk: two who ask for one id at the same time must not both make it.
     fn record(&self, spec: StepSpec) -> Result<Arc<Step>, NotTaken> {
-        if let Some(shortage) = disk::shortage(&self.0.folder) {
+        let records = &self.0.records;
+        if let Some(shortage) = disk::shortage(records.folder()) {
             return Err(NotTaken::DiskFull(shortage));
+        }
+        if records.are_full() {
+            records.keep_house(limits::RECORD)?;
+            if records.are_full() {
+                return Err(NotTaken::SpoolFull(self.0.capacity.spool_bytes));
+            }
         }
         let id = spec.id.clone().unwrap_or_else(own_id);
         let mut known = self.known();
         let there = known.get(&id).cloned();
         if let Some(step) = there.map_or_else(|| self.ended(&id), |step| Ok(Some(step)))? {
-            return step.if_same(&spec);
+            return same(step, &spec);
+        }
+        if records.is_forgotten(&id)? {
+            return Err(NotTaken::Forgotten(id));
         }
         if self.0.draining.is_cancelled() {
             return Err(NotTaken::Draining);
         }
-        let folder = self.0.folder.join(id.as_str());
-        let writer = begin_record(&folder, &spec, self.cap_bytes(&spec)).inspect_err(|_| {
-            // Half a record would stand in the way of the next try.
-            drop(fs::remove_dir_all(&folder));
-        })?;
+        let writer = records.begin(&id, &spec, cap_bytes(&spec))?;
         let step = Arc::new(Step::new(id.clone(), &spec, writer.spool()));
         known.insert(id, step.clone());
         drop(known);
@@ -234,17 +212,40 @@ impl Steps {
         if spec.id.is_none() {
             self.0.lives.spawn(lease(step.clone(), self.0.patience.lease));
         }
-        let (steps, id) = (self.clone(), step.id.clone());
-        let life = Life::new(self.clone(), step, spec, writer);
+        let (steps, cap_bytes) = (self.clone(), cap_bytes(&spec));
+        let life = Life::new(self.clone(), step.clone(), spec, writer);
         self.0.lives.spawn(async move {
-            life.live(begun).await;
+            if let Err(panic) = tokio::spawn(life.live(begun)).await {
+                steps.end_broken(&step, cap_bytes, &panic).await;
+            }
             // Its record is on disk, from where whoever asks for it is answered from now on.
-            steps.known().remove(&id);
+            steps.known().remove(&step.id);
         });
     }
 
-    fn cap_bytes(&self, spec: &StepSpec) -> u64 {
-        spec.output_cap_bytes.unwrap_or(limits::OUTPUT_CAP_BYTES)
+    /// A life that panicked is our fault, and an end like any other for those who wait for it.
+    async fn end_broken(&self, step: &Arc<Step>, cap_bytes: u64, panic: &tokio::task::JoinError) {
+        tracing::error!(step = %step.id, "the life of a step broke off: {panic}");
+        let fault = Fault::new(
+            Reason::Internal,
+            "bettertest broke while it ran this step",
+            "the worker's log says more; please report it with that log",
+        );
+        let event = errored(fault, 0, None);
+        if let Err(fault) = self.0.engine.remove(&step.id).await {
+            tracing::warn!(step = %step.id, "the container is left for the next sweep: {fault}");
+        }
+        match self.0.records.reopen(&step.id, cap_bytes).and_then(|writer| writer.end(&event)) {
+            Ok(unpublished) => unpublished.publish_to(&step.spool),
+            Err(error) => {
+                tracing::error!(step = %step.id, "the end of a step could not be recorded: {error}");
+                step.spool.publish_unrecorded(&event);
+            }
+        }
+    }
+
+    pub(crate) fn is_forgotten(&self, id: &StepId) -> io::Result<bool> {
+        self.0.records.is_forgotten(id)
     }
 
     /// A step that lives, or one that ended and has a record.
@@ -258,30 +259,24 @@ impl Steps {
     }
 
     fn ended(&self, id: &StepId) -> io::Result<Option<Arc<Step>>> {
-        let folder = self.0.folder.join(id.as_str());
-        if !folder.exists() {
-            return Ok(None);
-        }
-        let Some(spool) = Spool::ended(&folder)? else { return Ok(None) };
-        let spec = spool.spec()?;
-        Ok(Some(Arc::new(Step::new(id.clone(), &spec, Arc::new(spool)))))
+        let found = self.0.records.ended(id)?;
+        Ok(found.map(|(spec, spool)| Arc::new(Step::new(id.clone(), &spec, Arc::new(spool)))))
     }
 
     /// The newest steps first. Reads the disk.
     pub(crate) fn list(&self) -> io::Result<Vec<StepView>> {
-        let mut records = Vec::new();
-        for entry in fs::read_dir(&self.0.folder)? {
-            let entry = entry?;
-            let id = entry.file_name().into_string().ok().and_then(|name| StepId::try_from(name).ok());
-            // One that is being made or forgotten right now has no spec.
-            if let (Some(id), Ok(made_at)) = (id, spool::made_at(&entry.path())) {
-                records.push((made_at, id));
-            }
-        }
-        records.sort_by_key(|(made_at, _)| std::cmp::Reverse(*made_at));
-        records.truncate(LISTED);
-        let found = records.iter().filter_map(|(_, id)| self.find(id).transpose());
+        let ids = self.0.records.newest(LISTED)?;
+        let found = ids.iter().filter_map(|id| self.find(id).transpose());
         found.map(|step| step.and_then(|step| step.view())).collect()
+    }
+
+    /// Lets go of old records, and of output where there is too much. Reads the disk.
+    pub(crate) fn keep_house(&self) -> io::Result<()> {
+        self.0.records.keep_house(limits::RECORD)
+    }
+
+    pub(crate) fn are_full(&self) -> bool {
+        self.0.records.are_full()
     }
 
     /// Keeps a slot out of use, because of a container that cannot be killed.
@@ -349,116 +344,12 @@ impl Steps {
     }
 }
 
-impl Step {
-    fn new(id: StepId, spec: &StepSpec, spool: Arc<Spool>) -> Step {
-        Step {
-            id,
-            asked: identity(spec),
-            spool,
-            stop: watch::Sender::new(None),
-            readers: watch::Sender::new(0),
-        }
-    }
-
-    fn if_same(self: Arc<Step>, spec: &StepSpec) -> Result<Arc<Step>, NotTaken> {
-        if self.asked == identity(spec) { Ok(self) } else { Err(NotTaken::OtherSpec(self.id.clone())) }
-    }
-
-    /// For the queue: steps of one run take turns with those of another.
-    pub(super) fn queue_name(&self) -> &str {
-        self.id.run()
-    }
-
-    /// The first reason stays. Of no effect on a step that has ended.
-    pub(crate) fn ask_to_stop(&self, reason: Reason) {
-        self.stop.send_if_modified(|stop| {
-            let first = stop.is_none();
-            *stop = stop.or(Some(reason));
-            first
-        });
-    }
-
-    pub(super) async fn asked_to_stop(&self) -> Reason {
-        let mut stop = self.stop.subscribe();
-        let asked = stop.wait_for(Option::is_some).await.ok().and_then(|reason| *reason);
-        match asked {
-            Some(reason) => reason,
-            // The sender is in `self`, so it is there.
-            None => std::future::pending().await,
-        }
-    }
-
-    /// A reader, for as long as the answer lives.
-    pub(crate) fn read(self: &Arc<Step>) -> Reading {
-        self.readers.send_modify(|readers| *readers += 1);
-        Reading(self.clone())
-    }
-
-    pub(crate) fn view(&self) -> io::Result<StepView> {
-        let spec = self.spool.spec()?;
-        let phase = self.spool.phase();
-        let state = match phase {
-            Phase::Queued => "queued",
-            Phase::Preparing => "preparing",
-            Phase::Running => "running",
-            Phase::Ended(_) => "ended",
-        };
-        let end = match phase {
-            Phase::Ended(end) => Some(end),
-            Phase::Queued | Phase::Preparing | Phase::Running => None,
-        };
-        Ok(StepView {
-            id: self.id.clone(),
-            image: spec.image,
-            command: spec.command.for_show(),
-            state: state.to_owned(),
-            verdict: end.as_ref().map(|end| end.verdict),
-            exit_code: end.as_ref().and_then(|end| end.exit_code),
-            took_ms: end.map(|end| end.took_ms),
-        })
-    }
+fn same(step: Arc<Step>, spec: &StepSpec) -> Result<Arc<Step>, NotTaken> {
+    if step.is_of(spec) { Ok(step) } else { Err(NotTaken::OtherSpec(step.id.clone())) }
 }
 
-/// Somebody reads a step's events or output.
-pub(crate) struct Reading(Arc<Step>);
-
-impl Drop for Reading {
-    fn drop(&mut self) {
-        self.0.readers.send_modify(|readers| *readers -= 1);
-    }
-}
-
-/// A step without an id of its caller's lives only as long as somebody reads it.
-async fn lease(step: Arc<Step>, patience: Duration) {
-    let mut readers = step.readers.subscribe();
-    let mut progress = step.spool.follow();
-    let ended = progress.wait_for(|progress| matches!(progress.phase, Phase::Ended(_)));
-    let left = async {
-        loop {
-            // Cannot fail: the sender is in `step`.
-            drop(readers.wait_for(|count| *count == 0).await);
-            let came_back = readers.wait_for(|count| *count > 0);
-            if tokio::time::timeout(patience, came_back).await.is_err() {
-                return;
-            }
-        }
-    };
-    tokio::select! {
-        _ = ended => {}
-        () = left => step.ask_to_stop(Reason::ReaderLeft),
-    }
-}
-
-fn begin_record(folder: &Path, spec: &StepSpec, cap_bytes: u64) -> io::Result<Writer> {
-    let spool = Spool::create(folder, spec)?;
-    let mut writer = Writer::begin(Arc::new(spool), cap_bytes)?;
-    writer.say(&StepEvent::Queued)?;
-    Ok(writer)
-}
-
-fn identity(spec: &StepSpec) -> [u8; 32] {
-    let text = serde_json::to_vec(&spec.identity()).expect("a spec is strings and numbers");
-    Sha256::digest(text).into()
+fn cap_bytes(spec: &StepSpec) -> u64 {
+    spec.output_cap_bytes.unwrap_or(limits::OUTPUT_CAP_BYTES)
 }
 
 fn own_id() -> StepId {

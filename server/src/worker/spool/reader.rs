@@ -6,25 +6,33 @@ use common::StepEvent;
 use std::fs::File;
 use std::io::{self, BufRead as _};
 use std::os::unix::fs::FileExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::sync::watch;
 
+use super::prune::Pruned;
 use super::{Phase, Progress};
 
 /// How much is read at once. A line that is longer is read whole all the same.
 const BATCH_BYTES: usize = 64 * 1024;
 
 pub(crate) struct Reader {
-    file: Arc<File>,
+    spool: Arc<Opened>,
     progress: watch::Receiver<Progress>,
     at: u64,
+}
+
+struct Opened {
+    folder: PathBuf,
+    file: File,
 }
 
 /// Whole lines, and the position at which the first one begins.
 pub(crate) struct Lines {
     from: u64,
     text: Vec<u8>,
+    /// Where the events go on, if this is the one line that stands for what was pruned.
+    after: Option<u64>,
 }
 
 impl Lines {
@@ -34,13 +42,17 @@ impl Lines {
         std::iter::from_fn(move || {
             let (line, after) = rest.split_at(line_len(rest)?);
             rest = after;
-            position += line.len() as u64;
+            position = self.after.unwrap_or(position + line.len() as u64);
             Some((position, &line[..line.len() - 1]))
         })
     }
 
     pub(crate) fn len(&self) -> usize {
         self.text.len()
+    }
+
+    fn end(&self) -> u64 {
+        self.after.unwrap_or(self.from + self.text.len() as u64)
     }
 
     pub(crate) fn events(&self) -> impl Iterator<Item = io::Result<StepEvent>> {
@@ -50,25 +62,33 @@ impl Lines {
 
 impl Reader {
     pub(super) fn open(
-        events: &Path,
+        folder: &Path,
         progress: watch::Receiver<Progress>,
         after: u64,
     ) -> io::Result<Option<Reader>> {
-        let file = File::open(events)?;
+        let file = File::open(folder.join("events"))?;
         let len = progress.borrow().len;
-        if after > len || (after > 0 && byte_at(&file, after - 1)? != b'\n') {
+        if after > len {
             return Ok(None);
         }
-        Ok(Some(Reader { file: Arc::new(file), progress, at: after }))
+        if after > 0 && byte_at(&file, after - 1)? != b'\n' {
+            // Where events were pruned, nobody can tell any more whether one ended there.
+            let pruned = Pruned::of(folder)?;
+            if pruned.is_none_or(|pruned| after <= pruned.from || after > pruned.to) {
+                return Ok(None);
+            }
+        }
+        let spool = Arc::new(Opened { folder: folder.to_owned(), file });
+        Ok(Some(Reader { spool, progress, at: after }))
     }
 
     /// What follows, as soon as there is something; None when the step has ended and all was read.
     pub(crate) async fn next(&mut self) -> io::Result<Option<Lines>> {
         let Some(until) = self.wait().await else { return Ok(None) };
-        let (file, from) = (self.file.clone(), self.at);
-        let read = move || read_lines(&file, from, until);
+        let (spool, from) = (self.spool.clone(), self.at);
+        let read = move || spool.read(from, until);
         let lines = tokio::task::spawn_blocking(read).await.map_err(io::Error::other)??;
-        self.at += lines.len() as u64;
+        self.at = lines.end();
         Ok(Some(lines))
     }
 
@@ -86,24 +106,44 @@ impl Reader {
     }
 }
 
-fn read_lines(file: &File, from: u64, until: u64) -> io::Result<Lines> {
-    let whole = usize::try_from(until - from).unwrap_or(usize::MAX);
-    let mut text = Vec::new();
-    loop {
-        let had = text.len();
-        text.resize(whole.min(had + BATCH_BYTES), 0);
-        file.read_exact_at(&mut text[had..], from + had as u64)?;
-        let mut lines = 0;
-        while let Some(len) = line_len(&text[lines..]) {
-            lines += len;
+impl Opened {
+    fn read(&self, from: u64, until: u64) -> io::Result<Lines> {
+        let whole = usize::try_from(until - from).unwrap_or(usize::MAX);
+        let mut text = Vec::new();
+        loop {
+            let had = text.len();
+            text.resize(whole.min(had + BATCH_BYTES), 0);
+            self.file.read_exact_at(&mut text[had..], from + had as u64)?;
+            let mut lines = 0;
+            while let Some(len) = line_len(&text[lines..]) {
+                // JSON has no NUL: from there on the file is a hole.
+                if text[lines] == 0 || text[lines + len - 2] == 0 {
+                    break;
+                }
+                lines += len;
+            }
+            if lines > 0 {
+                text.truncate(lines);
+                return Ok(Lines { from, text, after: None });
+            }
+            if text[0] == 0 || text[text.len() - 1] == 0 {
+                return self.pruned(from);
+            }
+            if text.len() == whole {
+                return Err(io::Error::other("the spool does not end with a whole line"));
+            }
         }
-        if lines > 0 {
-            text.truncate(lines);
-            return Ok(Lines { from, text });
-        }
-        if text.len() == whole {
-            return Err(io::Error::other("the spool does not end with a whole line"));
-        }
+    }
+
+    /// The gap that stands for what was pruned.
+    fn pruned(&self, from: u64) -> io::Result<Lines> {
+        let there = Pruned::of(&self.folder)?.filter(|pruned| (pruned.from..pruned.to).contains(&from));
+        let pruned = there.ok_or_else(|| io::Error::other("the spool has a hole that nobody made"))?;
+        // Of those who have seen a part of it, nobody knows how much is missing.
+        let bytes = (from == pruned.from).then_some(pruned.bytes);
+        let mut text = serde_json::to_vec(&StepEvent::Gap { bytes }).map_err(io::Error::other)?;
+        text.push(b'\n');
+        Ok(Lines { from, text, after: Some(pruned.to) })
     }
 }
 
@@ -129,6 +169,6 @@ pub(super) fn last_line(file: &File, len: u64) -> io::Result<Option<Vec<u8>>> {
     if text.pop() != Some(b'\n') {
         return Ok(None);
     }
-    let begin = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+    let begin = text.iter().rposition(|byte| matches!(byte, b'\n' | 0)).map_or(0, |end| end + 1);
     Ok((begin > 0 || from == 0).then(|| text.split_off(begin)))
 }

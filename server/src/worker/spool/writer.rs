@@ -1,26 +1,23 @@
-//! The one writer of a spool, and the pen by which a step's life hands it what happens.
-//!
-//! The writer does its work on a thread of its own: a disk that stalls must not stall those who serve readers.
+//! The one writer of a spool: the beginning of an output as it comes, the end of a long one when it is known, and
+//! the end of the step last of all. It waits for the disk, so it works on a thread of its own (`pen.rs`).
 
-use bytes::Bytes;
 use common::{StepEnd, StepEvent, Stream};
 use std::fs::{self, File};
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use tokio::sync::{mpsc, oneshot};
 
+use super::super::disk;
+use super::encode::Encoder;
 use super::tail::{Gone, LONGEST_FRAME_BYTES, Piece, Tail};
-use super::{Decision, Encoder, Phase, Progress, Spool};
+use super::{Decision, Meter, Phase, Progress, Spool};
 
 /// What is ready is written at once, up to so much at a time.
 const BATCH_BYTES: usize = 256 * 1024;
 
-/// How many batches of output may wait for the disk before their engine has to.
-const WAITING: usize = 3;
-
 pub(crate) struct Writer {
     spool: Arc<Spool>,
+    meter: Arc<Meter>,
     events: File,
     /// The length of `events`, which always ends with a whole line.
     len: u64,
@@ -43,14 +40,14 @@ enum Lost {
 }
 
 impl Writer {
-    pub(crate) fn begin(spool: Arc<Spool>, cap_bytes: u64) -> io::Result<Writer> {
+    pub(crate) fn begin(spool: Arc<Spool>, meter: Arc<Meter>, cap_bytes: u64) -> io::Result<Writer> {
         let events = File::options().create_new(true).append(true).open(spool.folder.join("events"))?;
         let tail = Tail::open(&spool.folder, cap_bytes)?;
-        Ok(Writer::with(spool, events, 0, Phase::Queued, tail, cap_bytes, cap_bytes))
+        Ok(Writer::with(spool, meter, events, 0, tail, cap_bytes))
     }
 
     /// Goes on where an earlier worker stopped: after the last whole line.
-    pub(crate) fn reopen(folder: &Path, cap_bytes: u64) -> io::Result<Writer> {
+    pub(crate) fn reopen(folder: &Path, meter: Arc<Meter>, cap_bytes: u64) -> io::Result<Writer> {
         let path = folder.join("events");
         let events = File::options().create(true).read(true).append(true).open(&path)?;
         if let Some(len) = replay_began(folder)? {
@@ -76,29 +73,30 @@ impl Writer {
         let tail = Tail::open(folder, cap_bytes)?;
         let full = past_head || !tail.is_empty();
         let head_left = if full { 0 } else { cap_bytes.saturating_sub(head) };
-        let spool = Spool::at(folder, Progress { len, phase: phase.clone() });
-        Ok(Writer::with(Arc::new(spool), events, len, phase, tail, cap_bytes, head_left))
+        let spool = Arc::new(Spool::at(folder, Progress { len, phase: phase.clone() }));
+        let writer = Writer::with(spool, meter, events, len, tail, cap_bytes);
+        Ok(Writer { phase, head_left, ..writer })
     }
 
     fn with(
         spool: Arc<Spool>,
+        meter: Arc<Meter>,
         events: File,
         len: u64,
-        phase: Phase,
         tail: Tail,
         cap_bytes: u64,
-        head_left: u64,
     ) -> Writer {
         Writer {
             spool,
+            meter,
             events,
             len,
-            phase,
+            phase: Phase::Queued,
             lines: Vec::new(),
             lines_output: 0,
             encoder: Encoder::new(),
             cap_bytes,
-            head_left,
+            head_left: cap_bytes,
             tail,
             lost: Lost::Nothing,
         }
@@ -151,6 +149,7 @@ impl Writer {
             }
             kept += piece.len();
         }
+        self.meter.add(kept as u64);
         match self.tail.let_go() {
             Ok(gone) => self.say_gone(&gone),
             Err(error) => self.give_up(0, &error),
@@ -161,6 +160,7 @@ impl Writer {
     }
 
     fn say_gone(&mut self, gone: &Gone) {
+        self.meter.remove(gone.bytes);
         if gone.bytes > 0 {
             self.line(&StepEvent::Dropped { bytes: gone.bytes });
         }
@@ -176,7 +176,7 @@ impl Writer {
     }
 
     /// The rest of a character will not come soon.
-    fn settle(&mut self) {
+    pub(super) fn settle(&mut self) {
         self.lines_output += self.encoder.held() as u64;
         self.encoder.settle(&mut self.lines);
     }
@@ -202,6 +202,7 @@ impl Writer {
             Lost::Bytes(lost) => lost,
         };
         self.lost = Lost::Bytes(before + bytes + self.tail.bytes());
+        self.meter.remove(self.tail.bytes());
         if let Err(error) = self.tail.remove() {
             tracing::warn!("what was kept of an output's end could not be removed: {error}");
         }
@@ -222,9 +223,14 @@ impl Writer {
             return Err(error);
         }
         self.len += self.lines.len() as u64;
+        self.meter.add(self.lines.len() as u64);
         self.lines.clear();
         self.lines_output = 0;
         Ok(())
+    }
+
+    pub(super) fn decide(&self, decision: Decision) -> io::Result<()> {
+        self.spool.decide(decision)
     }
 
     /// Survives a loss of power from here on.
@@ -247,8 +253,12 @@ impl Writer {
             self.line(&StepEvent::Gap { bytes: Some(bytes) });
         }
         self.line(event);
-        self.write()?;
-        self.events.sync_data()?;
+        let written = self.write().or_else(|_| {
+            // The one line that must not be lost has room kept for it.
+            disk::release_reserve(&self.spool.folder);
+            self.write()
+        });
+        written.and_then(|()| self.events.sync_data())?;
         // From here on the step has ended, whatever becomes of what is no longer needed.
         let swept =
             self.tail.remove().and_then(|()| match fs::remove_file(replay_file(&self.spool.folder)) {
@@ -321,7 +331,13 @@ pub(crate) struct Unpublished {
 
 impl Unpublished {
     pub(crate) fn publish(self) {
-        self.spool.progress.send_replace(Progress { len: self.len, phase: Phase::Ended(self.end) });
+        let spool = self.spool.clone();
+        self.publish_to(&spool);
+    }
+
+    /// To the readers of a spool that this record was reopened for.
+    pub(crate) fn publish_to(self, spool: &Spool) {
+        spool.progress.send_replace(Progress { len: self.len, phase: Phase::Ended(self.end) });
     }
 }
 
@@ -348,89 +364,5 @@ fn replay_began(folder: &Path) -> io::Result<Option<u64>> {
         Ok(len) => Ok(len.parse().ok()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
-    }
-}
-
-/// What a step's life tells its writer. Dropping it makes the writer finish what it was given.
-pub(crate) struct Pen {
-    entries: mpsc::Sender<Entry>,
-    thread: tokio::task::JoinHandle<()>,
-}
-
-enum Entry {
-    Output(Stream, Bytes),
-    Settle,
-    Say(StepEvent, oneshot::Sender<io::Result<()>>),
-    Sync(oneshot::Sender<io::Result<()>>),
-    Decide(Decision, oneshot::Sender<io::Result<()>>),
-    End(StepEvent, oneshot::Sender<io::Result<Unpublished>>),
-}
-
-impl Pen {
-    pub(crate) fn new(writer: Writer) -> Pen {
-        let (entries, waiting) = mpsc::channel(WAITING);
-        Pen { entries, thread: tokio::task::spawn_blocking(move || write_all(writer, waiting)) }
-    }
-
-    pub(crate) async fn output(&self, stream: Stream, bytes: Bytes) {
-        // Without a writer there is a panic, which `end` will find; the output is past saving.
-        drop(self.entries.send(Entry::Output(stream, bytes)).await);
-    }
-
-    pub(crate) async fn settle(&self) {
-        drop(self.entries.send(Entry::Settle).await);
-    }
-
-    pub(crate) async fn say(&self, event: StepEvent) -> io::Result<()> {
-        self.ask(|answer| Entry::Say(event, answer)).await
-    }
-
-    pub(crate) async fn sync(&self) -> io::Result<()> {
-        self.ask(Entry::Sync).await
-    }
-
-    pub(crate) async fn decide(&self, decision: Decision) -> io::Result<()> {
-        self.ask(|answer| Entry::Decide(decision, answer)).await
-    }
-
-    pub(crate) async fn end(self, event: StepEvent) -> io::Result<Unpublished> {
-        self.ask(|answer| Entry::End(event, answer)).await
-    }
-
-    /// Leaves the spool without an end, with everything in it that was told.
-    pub(crate) async fn put_down(self) {
-        drop(self.entries);
-        if let Err(error) = self.thread.await {
-            tracing::error!("the writer of a spool failed: {error}");
-        }
-    }
-
-    async fn ask<T>(&self, entry: impl FnOnce(oneshot::Sender<io::Result<T>>) -> Entry) -> io::Result<T> {
-        let gone = || io::Error::other("the writer of this spool is gone");
-        let (answer, answered) = oneshot::channel();
-        self.entries.send(entry(answer)).await.map_err(|_| gone())?;
-        answered.await.map_err(|_| gone())?
-    }
-}
-
-fn write_all(mut writer: Writer, mut entries: mpsc::Receiver<Entry>) {
-    while let Some(entry) = entries.blocking_recv() {
-        let mut next = Some(entry);
-        while let Some(entry) = next {
-            match entry {
-                Entry::Output(stream, bytes) => writer.output(stream, &bytes),
-                Entry::Settle => writer.settle(),
-                // Whoever asked may be gone; what was to be done is done.
-                Entry::Say(event, answer) => drop(answer.send(writer.say(&event))),
-                Entry::Sync(answer) => drop(answer.send(writer.sync())),
-                Entry::Decide(decision, answer) => drop(answer.send(writer.spool.decide(decision))),
-                Entry::End(event, answer) => {
-                    drop(answer.send(writer.end(&event)));
-                    return;
-                }
-            }
-            next = entries.try_recv().ok();
-        }
-        writer.flush_output();
     }
 }

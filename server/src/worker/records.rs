@@ -1,0 +1,186 @@
+//! The records of all steps on disk: found, listed, and kept within bounds.
+//!
+//! The record of an ended step is kept for a while. Its output goes earlier where all of them together take too
+//! much: that of the step which ended first. Readers then find a gap where it was, and the end all the same.
+
+use common::{StepId, StepSpec};
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use super::forgotten::Forgotten;
+use super::spool::{self, Meter, Spool, Writer};
+
+pub(crate) struct Records {
+    folder: PathBuf,
+    forgotten: Forgotten,
+    /// What the spools take now.
+    meter: Arc<Meter>,
+    bound_bytes: u64,
+}
+
+/// A record that a worker left.
+pub(crate) enum Left {
+    Ended,
+    Unended(StepSpec, Writer),
+}
+
+/// One that ended, for keeping house.
+struct Ended {
+    at: SystemTime,
+    id: StepId,
+    folder: PathBuf,
+}
+
+impl Records {
+    pub(crate) fn open(worker: &Path, bound_bytes: u64) -> io::Result<Records> {
+        let folder = worker.join("steps");
+        fs::create_dir_all(&folder)?;
+        let forgotten = Forgotten::open(&worker.join("forgotten"))?;
+        let meter = Arc::new(Meter::default());
+        let records = Records { folder, forgotten, meter, bound_bytes };
+        records.measure()?;
+        Ok(records)
+    }
+
+    fn measure(&self) -> io::Result<()> {
+        let mut bytes = 0;
+        for id in self.ids()? {
+            bytes += spool::size_bytes(&self.folder_of(&id))?;
+        }
+        self.meter.set(bytes);
+        Ok(())
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    fn folder_of(&self, id: &StepId) -> PathBuf {
+        self.folder.join(id.as_str())
+    }
+
+    pub(crate) fn ids(&self) -> io::Result<Vec<StepId>> {
+        let mut ids = Vec::new();
+        for entry in fs::read_dir(&self.folder)? {
+            let name = entry?.file_name().into_string().ok();
+            ids.extend(name.and_then(|name| StepId::try_from(name).ok()));
+        }
+        Ok(ids)
+    }
+
+    /// The newest so many.
+    pub(crate) fn newest(&self, count: usize) -> io::Result<Vec<StepId>> {
+        let mut all = Vec::new();
+        for id in self.ids()? {
+            // One that is being made or forgotten right now has no spec.
+            if let Ok(made_at) = spool::made_at(&self.folder_of(&id)) {
+                all.push((made_at, id));
+            }
+        }
+        all.sort_by(|one, other| other.cmp(one));
+        Ok(all.into_iter().take(count).map(|(_, id)| id).collect())
+    }
+
+    /// Makes the record of a new step.
+    pub(crate) fn begin(&self, id: &StepId, spec: &StepSpec, cap_bytes: u64) -> io::Result<Writer> {
+        let folder = self.folder_of(id);
+        let begin = || {
+            let spool = Arc::new(Spool::create(&folder, spec)?);
+            let mut writer = Writer::begin(spool, self.meter.clone(), cap_bytes)?;
+            writer.say(&common::StepEvent::Queued)?;
+            Ok(writer)
+        };
+        begin().inspect_err(|_| {
+            // Half a record would stand in the way of the next try.
+            drop(fs::remove_dir_all(&folder));
+        })
+    }
+
+    /// What an earlier worker left of this step; None where that was nothing yet.
+    pub(crate) fn left(&self, id: &StepId, cap_bytes: impl Fn(&StepSpec) -> u64) -> io::Result<Option<Left>> {
+        let folder = self.folder_of(id);
+        let spec = match spool::spec_in(&folder) {
+            Ok(spec) => spec,
+            // A crash came before anyone was told that the step was taken on.
+            Err(_) if !folder.join("events").exists() => {
+                fs::remove_dir_all(folder)?;
+                return Ok(None);
+            }
+            Err(error) => return Err(error),
+        };
+        if Spool::ended(&folder)?.is_some() {
+            return Ok(Some(Left::Ended));
+        }
+        let writer = Writer::reopen(&folder, self.meter.clone(), cap_bytes(&spec))?;
+        Ok(Some(Left::Unended(spec, writer)))
+    }
+
+    pub(crate) fn ended(&self, id: &StepId) -> io::Result<Option<(StepSpec, Spool)>> {
+        let folder = self.folder_of(id);
+        if !folder.exists() {
+            return Ok(None);
+        }
+        let Some(spool) = Spool::ended(&folder)? else { return Ok(None) };
+        Ok(Some((spool.spec()?, spool)))
+    }
+
+    /// Goes on with the record of a step whose life broke off.
+    pub(crate) fn reopen(&self, id: &StepId, cap_bytes: u64) -> io::Result<Writer> {
+        Writer::reopen(&self.folder_of(id), self.meter.clone(), cap_bytes)
+    }
+
+    pub(crate) fn is_forgotten(&self, id: &StepId) -> io::Result<bool> {
+        self.forgotten.has(id)
+    }
+
+    pub(crate) fn are_full(&self) -> bool {
+        self.meter.bytes() >= self.bound_bytes
+    }
+
+    /// Lets go of what is older than `keep`, and of output where there is too much of it. Reads every record.
+    pub(crate) fn keep_house(&self, keep: Duration) -> io::Result<()> {
+        self.measure()?;
+        let mut ended = Vec::new();
+        for id in self.ids()? {
+            let folder = self.folder_of(&id);
+            if let (Ok(Some(_)), Ok(at)) = (Spool::ended(&folder), spool::written_at(&folder)) {
+                ended.push(Ended { at, id, folder });
+            }
+        }
+        ended.sort_by_key(|record| record.at);
+        let (old, young): (Vec<_>, Vec<_>) =
+            ended.into_iter().partition(|record| record.at.elapsed().is_ok_and(|age| age > keep));
+        for record in &old {
+            self.forget(record)?;
+        }
+        for record in &young {
+            if !self.are_full() {
+                break;
+            }
+            let freed = match spool::prune(&record.folder) {
+                Ok(freed) => freed,
+                Err(error) => {
+                    tracing::info!(step = %record.id, "its output cannot go alone, so its record goes: {error}");
+                    self.forget(record)?;
+                    continue;
+                }
+            };
+            self.meter.remove(freed);
+        }
+        Ok(())
+    }
+
+    fn forget(&self, record: &Ended) -> io::Result<()> {
+        let had = spool::size_bytes(&record.folder)?;
+        // The ids that we made ourselves are never used twice.
+        if spool::spec_in(&record.folder).is_ok_and(|spec| spec.id.is_some()) {
+            self.forgotten.add(&record.id)?;
+        }
+        fs::remove_dir_all(&record.folder)?;
+        self.meter.remove(had);
+        Ok(())
+    }
+}
