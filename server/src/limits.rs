@@ -70,7 +70,7 @@ pub(crate) const KEEP_RECORDS: Duration = Duration::from_secs(3600);
 pub(crate) const RECORD: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// What running steps get to write down where they are when a worker hands over.
-pub(crate) const HAND_OVER: Duration = Duration::from_secs(8);
+pub(crate) const HAND_OVER: Duration = Duration::from_secs(4);
 
 /// An engine that is away in the middle of a step is waited for so long, with a look this often.
 pub(crate) const ENGINE_AWAY: Duration = Duration::from_secs(60);

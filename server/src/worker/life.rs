@@ -7,14 +7,14 @@
 
 use common::{Reason, StepEvent, StepSpec};
 use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::engine::{Exit, Fault, Happening, Job, NotStarted, Running, Signal};
+use super::engine::{Exit, Fault, Happening, Job, NotStarted, Running};
+use super::kill::Kill;
 use super::queue::Slot;
 use super::spool::{Decision, Pen, Phase, Writer};
 use super::step::Step;
@@ -53,7 +53,7 @@ impl Life {
         let mut slot = None;
         match self.go(&mut slot, begun).await {
             Done::HandedOver => self.pen.put_down().await,
-            Done::Ended(event) => self.end(event, slot).await,
+            Done::Ended(event) => self.end(event, slot, begun).await,
         }
     }
 
@@ -192,22 +192,22 @@ impl Life {
             self.say_started(container, image_digest).await?;
         }
         let limit = Duration::from_secs(u64::from(self.timeout_s())).saturating_sub(age);
-        let mut kill = Kill::new(self, decided);
+        let mut kill = Kill::new(&self.steps, &self.step.id, decided);
         let mut unsettled = false;
         loop {
             // Decisions before output: a step that never stops printing is stopped all the same.
             let happening = tokio::select! {
                 biased;
                 () = self.hand_over.cancelled() => return Ok(Done::HandedOver),
-                reason = self.step.asked_to_stop(), if kill.decision.is_none() => {
-                    kill.decide(Decision::Cancelled(reason)).await?;
+                reason = self.step.asked_to_stop(), if kill.decision().is_none() => {
+                    self.decide(&mut kill, Decision::Cancelled(reason)).await?;
                     continue;
                 }
-                () = sleep_until(began + limit), if kill.decision.is_none() => {
-                    kill.decide(Decision::TimedOut).await?;
+                () = sleep_until(began + limit), if kill.decision().is_none() => {
+                    self.decide(&mut kill, Decision::TimedOut).await?;
                     continue;
                 }
-                failed = kill.proceed(), if kill.decision.is_some() => match failed {
+                failed = kill.proceed(), if kill.decision().is_some() => match failed {
                     None => continue,
                     Some(fault) => return Ok(Done::Ended(errored(fault, took_ms(), None))),
                 },
@@ -225,13 +225,13 @@ impl Life {
                 }
                 Some(Happening::Gap) => self.pen.say(StepEvent::Gap { bytes: None }).await?,
                 Some(Happening::Exited(exit)) => {
-                    return Ok(Done::Ended(match kill.decision {
+                    return Ok(Done::Ended(match kill.decision() {
                         Some(decision) => decision_event(decision, took_ms(), Some(exit.code)),
                         None => exited(exit, took_ms()),
                     }));
                 }
                 Some(Happening::Lost { fault, exit_code }) => {
-                    return Ok(Done::Ended(match kill.decision {
+                    return Ok(Done::Ended(match kill.decision() {
                         // It is gone, which is what was decided.
                         Some(decision) if fault.reason == Reason::ContainerLost => {
                             decision_event(decision, took_ms(), exit_code)
@@ -251,15 +251,25 @@ impl Life {
         }
     }
 
+    /// On disk first: a worker after this one must not take the end that follows for the command's own.
+    async fn decide(&self, kill: &mut Kill<'_>, decision: Decision) -> io::Result<()> {
+        self.pen.decide(decision).await?;
+        tracing::info!(step = %self.step.id, "stopping: {decision:?}");
+        kill.begin(decision);
+        Ok(())
+    }
+
     fn timeout_s(&self) -> u32 {
         self.spec.timeout_s.unwrap_or(limits::STEP_TIMEOUT_S)
     }
 
     /// Recorded, then cleaned up, then told: whoever hears of the end finds nothing left of the step.
-    async fn end(self, event: StepEvent, slot: Option<Slot>) {
+    async fn end(self, event: StepEvent, slot: Option<Slot>, begun: bool) {
         let Life { steps, step, pen, .. } = self;
         let recorded = pen.end(event.clone()).await;
-        let removed = steps.engine().remove(&step.id).await;
+        // Without a slot it never came to a container, unless under an earlier worker.
+        let had_container = begun || slot.is_some();
+        let removed = if had_container { steps.engine().remove(&step.id).await } else { Ok(()) };
         if let Err(fault) = &removed {
             tracing::warn!(step = %step.id, "the container is left for the next sweep: {fault}");
         }
@@ -294,72 +304,6 @@ impl Stopped {
             Stopped::Asked(reason) => Done::Ended(decision_event(Decision::Cancelled(reason), 0, None)),
             Stopped::Fault(fault) => Done::Ended(errored(fault, 0, None)),
         }
-    }
-}
-
-type Sending<'a> = Pin<Box<dyn Future<Output = Result<(), Fault>> + Send + 'a>>;
-
-/// SIGTERM, some time, SIGKILL, some time, and then it is beyond our reach.
-struct Kill<'a> {
-    life: &'a Life,
-    decision: Option<Decision>,
-    next: Next,
-    at: Instant,
-    sending: Option<Sending<'a>>,
-}
-
-#[derive(Clone, Copy)]
-enum Next {
-    Term,
-    Kill,
-    GiveUp,
-}
-
-impl<'a> Kill<'a> {
-    fn new(life: &'a Life, decision: Option<Decision>) -> Kill<'a> {
-        Kill { life, decision, next: Next::Term, at: Instant::now(), sending: None }
-    }
-
-    async fn decide(&mut self, decision: Decision) -> io::Result<()> {
-        self.life.pen.decide(decision).await?;
-        tracing::info!(step = %self.life.step.id, "stopping: {decision:?}");
-        self.decision = Some(decision);
-        self.at = Instant::now();
-        Ok(())
-    }
-
-    /// The next stage, when its time has come. May be dropped at any await.
-    async fn proceed(&mut self) -> Option<Fault> {
-        if let Some(sending) = &mut self.sending {
-            if let Err(fault) = sending.await {
-                tracing::warn!(step = %self.life.step.id, "a signal could not be sent: {fault}");
-            }
-            self.sending = None;
-        }
-        sleep_until(self.at).await;
-        let patience = self.life.steps.patience();
-        let signal = match self.next {
-            Next::Term => {
-                self.next = Next::Kill;
-                self.at = Instant::now() + patience.term;
-                Signal::Term
-            }
-            Next::Kill => {
-                self.next = Next::GiveUp;
-                self.at = Instant::now() + patience.kill;
-                Signal::Kill
-            }
-            Next::GiveUp => {
-                return Some(Fault::new(
-                    Reason::KillFailed,
-                    format!("the container outlived SIGKILL by {} s", patience.kill.as_secs()),
-                    "look at it on the worker's machine: docker ps; its slot is taken out of use",
-                ));
-            }
-        };
-        let (engine, step) = (self.life.steps.engine(), &self.life.step.id);
-        self.sending = Some(Box::pin(engine.signal(step, signal)));
-        None
     }
 }
 

@@ -7,6 +7,7 @@ mod api;
 mod disk;
 mod engine;
 pub(crate) mod forgotten;
+mod kill;
 mod life;
 mod output;
 pub(crate) mod queue;

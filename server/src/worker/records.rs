@@ -21,12 +21,6 @@ pub(crate) struct Records {
     bound_bytes: u64,
 }
 
-/// A record that a worker left.
-pub(crate) enum Left {
-    Ended,
-    Unended(StepSpec, Writer),
-}
-
 /// One that ended, for keeping house.
 struct Ended {
     at: SystemTime,
@@ -99,8 +93,12 @@ impl Records {
         })
     }
 
-    /// What an earlier worker left of this step; None where that was nothing yet.
-    pub(crate) fn left(&self, id: &StepId, cap_bytes: impl Fn(&StepSpec) -> u64) -> io::Result<Option<Left>> {
+    /// What an earlier worker left unended of this step; None where it ended, or never really began.
+    pub(crate) fn unended(
+        &self,
+        id: &StepId,
+        cap_bytes: impl Fn(&StepSpec) -> u64,
+    ) -> io::Result<Option<(StepSpec, Writer)>> {
         let folder = self.folder_of(id);
         let spec = match spool::spec_in(&folder) {
             Ok(spec) => spec,
@@ -112,10 +110,10 @@ impl Records {
             Err(error) => return Err(error),
         };
         if Spool::ended(&folder)?.is_some() {
-            return Ok(Some(Left::Ended));
+            return Ok(None);
         }
         let writer = Writer::reopen(&folder, self.meter.clone(), cap_bytes(&spec))?;
-        Ok(Some(Left::Unended(spec, writer)))
+        Ok(Some((spec, writer)))
     }
 
     pub(crate) fn ended(&self, id: &StepId) -> io::Result<Option<(StepSpec, Spool)>> {

@@ -16,7 +16,7 @@ use super::disk;
 use super::engine::{Engine, Fault};
 use super::life::{Life, errored};
 use super::queue::{Slot, Slots};
-use super::records::{Left, Records};
+use super::records::Records;
 use super::spool::Writer;
 use super::step::{Step, lease};
 use crate::limits;
@@ -140,14 +140,14 @@ impl Steps {
     /// Goes on with what an earlier worker of this folder left unended.
     pub(crate) fn resume(&self) -> io::Result<()> {
         for id in self.0.records.ids()? {
-            match self.0.records.left(&id, cap_bytes) {
-                Ok(Some(Left::Unended(spec, writer))) => {
+            match self.0.records.unended(&id, cap_bytes) {
+                Ok(Some((spec, writer))) => {
                     let step = Arc::new(Step::new(id.clone(), &spec, writer.spool()));
                     self.known().insert(id, step.clone());
                     tracing::info!(step = %step.id, "going on with a step of an earlier worker");
                     self.begin(step, spec, writer, true);
                 }
-                Ok(Some(Left::Ended) | None) => {}
+                Ok(None) => {}
                 Err(error) => tracing::error!(step = %id, "the record of a step cannot be read: {error}"),
             }
         }

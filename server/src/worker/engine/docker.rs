@@ -6,32 +6,33 @@
 //! 0 at once). Nothing is removed by Docker itself. Nothing here decides that a step is to end.
 
 mod body;
+mod client;
 mod clock;
 mod images;
 mod watch;
 
 use bollard::Docker as Client;
-use bollard::errors::Error;
 use bollard::models::{ContainerInspectResponse, ContainerStateStatusEnum};
 use bollard::query_parameters::{
-    AttachContainerOptions, CreateContainerOptions, InspectContainerOptions, KillContainerOptions,
-    ListContainersOptions, RemoveContainerOptions, StartContainerOptions,
+    AttachContainerOptions, CreateContainerOptions, InspectContainerOptions, InspectNetworkOptions,
+    KillContainerOptions, ListContainersOptions, RemoveContainerOptions, StartContainerOptions,
 };
-use common::{Reason, StepId, StepSpec};
+use common::{StepId, StepSpec};
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 use tokio::sync::{OnceCell, mpsc};
 
 use super::{AHEAD, Fault, Happening, Job, News, NotStarted, Running, Signal};
 use crate::limits;
+use client::Trouble;
 use images::Pulls;
-
-pub(crate) const DEFAULT_HOST: &str = "unix:///var/run/docker.sock";
 
 const INSTANCE: &str = "bettertest.instance";
 const STEP: &str = "bettertest.step";
 const DEADLINE: &str = "bettertest.deadline";
+/// Which Docker made it, as `Docker::which` tells.
+const MADE_BY: &str = "bettertest.docker";
 
 /// A stranger's container is removed so long after its own deadline, in seconds.
 const LONG_PAST_S: u64 = 600;
@@ -54,24 +55,10 @@ struct Inner {
     memory_total: OnceCell<u64>,
 }
 
-/// A call that did not do what it was to do.
-#[derive(Debug)]
-enum Trouble {
-    /// No connection, no answer in time, or half an answer.
-    Away(String),
-    NotFound(String),
-    Conflict(String),
-    /// It answered, and refused.
-    Refused {
-        status: u16,
-        message: String,
-    },
-}
-
 impl Docker {
     pub(crate) fn new(host: Option<&str>, instance: &str, slots: usize, allow_caps: Vec<String>) -> Docker {
         Docker(Arc::new(Inner {
-            host: host.unwrap_or(DEFAULT_HOST).to_owned(),
+            host: host.unwrap_or(client::DEFAULT_HOST).to_owned(),
             instance: instance.to_owned(),
             slots,
             allow_caps,
@@ -98,7 +85,12 @@ impl Docker {
         let client = self.client().await?;
         let name = self.container_name(&job.step);
         let memory = self.memory_bytes(&client, &job.spec).await?;
-        let body = body::container(&self.0, job, memory);
+        let made_by = match self.which(&client).await {
+            Ok(which) => Some(which),
+            Err(Trouble::NotFound(_)) => None,
+            Err(trouble) => return Err(self.fault(trouble).into()),
+        };
+        let body = body::container(&self.0, job, memory, made_by);
         let options = CreateContainerOptions { name: Some(name.clone()), platform: String::new() };
         let made = client.create_container(Some(options), body);
         let container = match self.call(limits::DOCKER_CHANGE, made).await {
@@ -255,6 +247,13 @@ impl Docker {
         self.call(limits::DOCKER_LOOK, inspected).await
     }
 
+    /// A name that is another one when Docker was restarted.
+    async fn which(&self, client: &Client) -> Result<String, Trouble> {
+        let look = client.inspect_network("bridge", None::<InspectNetworkOptions>);
+        let found = self.call(limits::DOCKER_LOOK, look).await?;
+        found.id.ok_or_else(|| Trouble::NotFound("the network bridge has no id".to_owned()))
+    }
+
     /// Where nobody says how much a step needs: an even share of the machine, but not less than 4 GiB, so that a
     /// few steps may be large, nor more than three quarters of it, so that no step takes the machine.
     async fn memory_bytes(&self, client: &Client, spec: &StepSpec) -> Result<u64, Fault> {
@@ -275,91 +274,10 @@ impl Docker {
     fn container_name(&self, step: &StepId) -> String {
         format!("bettertest-{}-{step}", self.0.instance)
     }
-
-    async fn client(&self) -> Result<Client, Fault> {
-        if let Some(client) = self.0.client.lock().unwrap_or_else(PoisonError::into_inner).clone() {
-            return Ok(client);
-        }
-        let client = self.connect().map_err(|error| self.fault(trouble_of(error)))?;
-        let negotiated = self.call(limits::DOCKER_LOOK, client.negotiate_version()).await;
-        let client = negotiated.map_err(|trouble| self.fault(trouble))?;
-        let version = client.client_version();
-        if (version.major_version, version.minor_version) < OLDEST_API {
-            return Err(Fault::new(
-                Reason::EngineUnavailable,
-                format!("docker at {} speaks API {version} only", self.0.host),
-                format!("update it: API {}.{} is needed", OLDEST_API.0, OLDEST_API.1),
-            ));
-        }
-        *self.0.client.lock().unwrap_or_else(PoisonError::into_inner) = Some(client.clone());
-        Ok(client)
-    }
-
-    fn connect(&self) -> Result<Client, Error> {
-        let host = self.0.host.as_str();
-        let seconds = limits::DOCKER_START.as_secs();
-        let version = bollard::API_DEFAULT_VERSION;
-        if host.starts_with("tcp://") || host.starts_with("http://") {
-            return Client::connect_with_http(host, seconds, version);
-        }
-        let path = host.strip_prefix("unix://").unwrap_or(host);
-        Client::connect_with_unix(path, seconds, version)
-    }
-
-    async fn call<T>(
-        &self,
-        limit: Duration,
-        call: impl Future<Output = Result<T, Error>>,
-    ) -> Result<T, Trouble> {
-        match tokio::time::timeout(limit, call).await {
-            Ok(done) => done.map_err(trouble_of),
-            Err(_) => Err(Trouble::Away(format!("no answer within {} s", limit.as_secs()))),
-        }
-    }
-
-    /// For calls of which no refusal is expected.
-    fn fault(&self, trouble: Trouble) -> Fault {
-        let host = &self.0.host;
-        match trouble {
-            Trouble::Away(message) if message.contains("ermission denied") => Fault::new(
-                Reason::EngineUnavailable,
-                format!("this user may not use docker at {host}: {message}"),
-                "add the user to the group docker and log in again, or name another daemon with --docker-host",
-            ),
-            Trouble::Away(message) => Fault::new(
-                Reason::EngineUnavailable,
-                format!("docker does not answer at {host}: {message}"),
-                "start it (systemctl start docker), or name another one with --docker-host",
-            ),
-            Trouble::NotFound(message) | Trouble::Conflict(message) | Trouble::Refused { message, .. } => {
-                Fault::new(
-                    Reason::EngineUnavailable,
-                    format!("docker at {host} refused: {message}"),
-                    "its own log says more",
-                )
-            }
-        }
-    }
-
-    fn start_failed(&self, trouble: Trouble) -> Fault {
-        match trouble {
-            Trouble::Away(_) => self.fault(trouble),
-            Trouble::NotFound(message) | Trouble::Conflict(message) | Trouble::Refused { message, .. } => {
-                Fault::new(
-                    Reason::StartFailed,
-                    format!("docker could not start the container: {message}"),
-                    "check image, user and workdir of the step",
-                )
-            }
-        }
-    }
 }
 
 /// Enough for most suites, where nobody says how much.
 const FAIR_MEMORY_BYTES: u64 = 4 * 1024 * 1024 * 1024;
-
-/// Docker 19.03.
-const OLDEST_API: (usize, usize) = (1, 40);
 
 /// A container's id as people write it.
 fn short(mut id: String) -> String {
@@ -379,30 +297,4 @@ fn cannot_execute(message: &str) -> Option<u8> {
     } else {
         Some(126)
     }
-}
-
-fn trouble_of(error: Error) -> Trouble {
-    match error {
-        Error::DockerResponseServerError { status_code, message } => match status_code {
-            404 => Trouble::NotFound(message),
-            409 => Trouble::Conflict(message),
-            status => Trouble::Refused { status, message },
-        },
-        Error::DockerStreamError { error } => Trouble::Refused { status: 0, message: error },
-        other => Trouble::Away(with_causes(&other)),
-    }
-}
-
-/// Hyper's own words say nothing without their causes.
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut words = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let more = error.to_string();
-        if !words.contains(&more) {
-            words = format!("{words}: {more}");
-        }
-        cause = error.source();
-    }
-    words
 }

@@ -13,8 +13,12 @@ use tokio::sync::watch;
 use super::prune::Pruned;
 use super::{Phase, Progress};
 
-/// How much is read at once. A line that is longer is read whole all the same.
-const BATCH_BYTES: usize = 64 * 1024;
+/// How much is read at once: three of the longest events of plain text. With the same once more as frames on
+/// their way out, a reader stays below 256 KiB.
+const BATCH_BYTES: usize = 112 * 1024;
+
+/// An end is shorter: its words are held to a length in `life.rs`.
+const LAST_LINE_BYTES: u64 = 64 * 1024;
 
 pub(crate) struct Reader {
     spool: Arc<Opened>,
@@ -162,8 +166,7 @@ fn byte_at(file: &File, at: u64) -> io::Result<u8> {
 
 /// The last whole line of a file that ends with one.
 pub(super) fn last_line(file: &File, len: u64) -> io::Result<Option<Vec<u8>>> {
-    // An end is short: its message is held to a length in `life.rs`.
-    let from = len.saturating_sub(BATCH_BYTES as u64);
+    let from = len.saturating_sub(LAST_LINE_BYTES);
     let mut text = vec![0; (len - from) as usize];
     file.read_exact_at(&mut text, from)?;
     if text.pop() != Some(b'\n') {

@@ -7,7 +7,7 @@ use common::{Command, Network};
 use std::collections::HashMap;
 
 use super::super::Job;
-use super::{DEADLINE, INSTANCE, Inner, STEP};
+use super::{DEADLINE, INSTANCE, Inner, MADE_BY, STEP};
 
 /// What package managers, `su` and test suites need, and nothing that reaches out of the container.
 const CAPABILITIES: [&str; 6] = ["CHOWN", "DAC_OVERRIDE", "FOWNER", "KILL", "SETGID", "SETUID"];
@@ -15,7 +15,12 @@ const CAPABILITIES: [&str; 6] = ["CHOWN", "DAC_OVERRIDE", "FOWNER", "KILL", "SET
 /// Processes and threads at once, unless the spec says otherwise: a fork bomb ends here.
 const PIDS: u32 = 1024;
 
-pub(super) fn container(docker: &Inner, job: &Job, memory_bytes: u64) -> ContainerCreateBody {
+pub(super) fn container(
+    docker: &Inner,
+    job: &Job,
+    memory_bytes: u64,
+    made_by: Option<String>,
+) -> ContainerCreateBody {
     let spec = &job.spec;
     let words = match &spec.command {
         Command::Shell(text) => vec!["/bin/sh".to_owned(), "-c".to_owned(), text.clone()],
@@ -24,10 +29,12 @@ pub(super) fn container(docker: &Inner, job: &Job, memory_bytes: u64) -> Contain
     // An entrypoint of ours with an empty command leaves nothing of the image's own two.
     let (entrypoint, cmd) = if spec.entrypoint { (None, words) } else { (Some(words), Vec::new()) };
     let labels = [
-        (INSTANCE, docker.instance.clone()),
-        (STEP, job.step.to_string()),
-        (DEADLINE, job.deadline_s.to_string()),
+        (INSTANCE, Some(docker.instance.clone())),
+        (STEP, Some(job.step.to_string())),
+        (DEADLINE, Some(job.deadline_s.to_string())),
+        (MADE_BY, made_by),
     ];
+    let labels = labels.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
     ContainerCreateBody {
         // The image's id, not its name: a tag that moves in between changes nothing.
         image: Some(job.image_digest.clone()),
@@ -36,7 +43,7 @@ pub(super) fn container(docker: &Inner, job: &Job, memory_bytes: u64) -> Contain
         env: Some(spec.env.iter().map(|(name, value)| format!("{name}={value}")).collect()),
         user: spec.user.clone(),
         working_dir: spec.workdir.clone(),
-        labels: Some(labels.map(|(name, value)| (name.to_owned(), value)).into()),
+        labels: Some(labels.collect()),
         attach_stdin: Some(false),
         attach_stdout: Some(true),
         attach_stderr: Some(true),

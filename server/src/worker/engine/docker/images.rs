@@ -11,7 +11,8 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::super::{Fault, News};
-use super::{Docker, Trouble, trouble_of};
+use super::Docker;
+use super::client::{Trouble, trouble_of};
 use crate::limits;
 
 /// The pulls that are under way, by image.

@@ -1,15 +1,16 @@
 //! Watching one started container until it is certain how it ended, over a restart of Docker too.
 //!
 //! That a container has ended says nothing about its command when Docker itself was restarted meanwhile: Docker
-//! ends the containers that it does not keep, and some commands answer that with exit code 0. So an exit code
-//! is believed only if the Docker that started the container is the one that tells it, or if the container ended
-//! after the new one began. When it began is when it made its network `bridge`.
+//! ends the containers that it does not keep, and some commands answer that with exit code 0. It even answers
+//! `wait` then, and where systemd holds its socket the next call goes to the next Docker without a pause. So an
+//! exit code is believed only from the Docker that made the container. Which one that was is in a label: each
+//! Docker makes its network `bridge` anew when it begins, unless it keeps its containers. No clock has a say.
 
 use bollard::Docker as Client;
 use bollard::container::LogOutput;
 use bollard::errors::Error;
 use bollard::models::{ContainerInspectResponse, ContainerStateStatusEnum};
-use bollard::query_parameters::{InspectNetworkOptions, WaitContainerOptions};
+use bollard::query_parameters::WaitContainerOptions;
 use bytes::BytesMut;
 use common::{Reason, Stream as Of};
 use futures_util::{FutureExt as _, Stream, StreamExt as _};
@@ -19,11 +20,16 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::super::{Exit, Fault, Happening};
-use super::{Docker, Trouble, clock};
+use super::client::Trouble;
+use super::{Docker, MADE_BY, clock};
 use crate::limits;
 
 /// More is not waited for once there is so much.
 const BATCH_BYTES: usize = 128 * 1024;
+
+/// Less than this is waited on a little, in case it is one of many small writes. More is a step that prints as
+/// fast as it can, and is not to be slowed down.
+const SMALL_BYTES: usize = 8 * 1024;
 
 type Pieces = Pin<Box<dyn Stream<Item = Result<LogOutput, Error>> + Send>>;
 
@@ -89,7 +95,7 @@ impl Watcher {
                 if !heard_all {
                     self.tell(Happening::Gap).await?;
                 }
-                return Ok(self.conclude(&found, heard_all && at_once).await);
+                return self.conclude(&found, heard_all && at_once).await;
             }
             if started_at(&found).is_none() {
                 let fault = Fault {
@@ -123,7 +129,7 @@ impl Watcher {
                 piece = pieces.next(), if open => {
                     let mut batch = Batch::default();
                     open = batch.add(piece) && batch.fill(&mut pieces);
-                    if open && batch.bytes < BATCH_BYTES && told.elapsed() < limits::OUTPUT_PACE {
+                    if open && batch.bytes < SMALL_BYTES && told.elapsed() < limits::OUTPUT_PACE {
                         sleep_until(told + limits::OUTPUT_PACE).await;
                         open = batch.fill(&mut pieces);
                     }
@@ -160,23 +166,33 @@ impl Watcher {
         if batch.cut { self.tell(Happening::Gap).await } else { Ok(()) }
     }
 
-    /// The container as Docker has it now, and whether Docker said so at once: one that is away is waited for.
+    /// The container as Docker has it now, and whether Docker said so at once.
     async fn look(&self) -> Result<Result<(ContainerInspectResponse, bool), Fault>, Unheard> {
+        let (found, at_once) = self.ask(|| self.docker.inspect(&self.client, &self.name)).await?;
+        Ok(match found {
+            Ok(found) => Ok((found, at_once)),
+            Err(Trouble::NotFound(_)) => Err(Fault::new(
+                Reason::ContainerLost,
+                "the container is gone, and with it its exit code",
+                "did somebody remove it, or prune docker? run it again",
+            )),
+            Err(trouble) => Err(self.docker.fault(trouble)),
+        })
+    }
+
+    /// Asks until Docker answers, or has been away for too long; and whether it answered at once.
+    async fn ask<T, C>(&self, call: impl Fn() -> C) -> Result<(Result<T, Trouble>, bool), Unheard>
+    where
+        C: Future<Output = Result<T, Trouble>>,
+    {
         let give_up = Instant::now() + limits::ENGINE_AWAY;
         let mut at_once = true;
         loop {
-            match self.docker.inspect(&self.client, &self.name).await {
-                Ok(found) => return Ok(Ok((found, at_once))),
-                Err(Trouble::NotFound(_)) => {
-                    return Ok(Err(Fault::new(
-                        Reason::ContainerLost,
-                        "the container is gone, and with it its exit code",
-                        "did somebody remove it, or prune docker? run it again",
-                    )));
-                }
-                Err(trouble) if Instant::now() >= give_up => return Ok(Err(self.docker.fault(trouble))),
-                Err(_) => at_once = false,
+            let answer = call().await;
+            if matches!(answer, Ok(_) | Err(Trouble::NotFound(_))) || Instant::now() >= give_up {
+                return Ok((answer, at_once));
             }
+            at_once = false;
             tokio::select! {
                 () = sleep(limits::ENGINE_RETRY) => {}
                 () = self.tell.closed() => return Err(Unheard),
@@ -184,13 +200,17 @@ impl Watcher {
         }
     }
 
-    async fn conclude(&self, found: &ContainerInspectResponse, uninterrupted: bool) -> Happening {
+    async fn conclude(
+        &self,
+        found: &ContainerInspectResponse,
+        uninterrupted: bool,
+    ) -> Result<Happening, Unheard> {
         let state = found.state.clone().unwrap_or_default();
         let exit_code = state.exit_code.and_then(|code| u8::try_from(code).ok());
-        if !uninterrupted && let Some(fault) = self.restarted_since(found).await {
-            return Happening::Lost { fault, exit_code };
+        if let Some(fault) = self.untrusted(found, uninterrupted).await? {
+            return Ok(Happening::Lost { fault, exit_code });
         }
-        match exit_code {
+        Ok(match exit_code {
             Some(code) => Happening::Exited(Exit {
                 code,
                 oom: state.oom_killed == Some(true),
@@ -204,25 +224,32 @@ impl Watcher {
                 let fault = Fault { reason: Reason::ExitUnknown, message, hint: None };
                 Happening::Lost { fault, exit_code: None }
             }
-        }
+        })
     }
 
-    async fn restarted_since(&self, found: &ContainerInspectResponse) -> Option<Fault> {
-        let look = self.client.inspect_network("bridge", None::<InspectNetworkOptions>);
-        let network = self.docker.call(limits::DOCKER_LOOK, look).await.ok();
-        let began = network.and_then(|network| network.created).and_then(|created| clock::parse(&created));
-        let Some(began) = began else {
-            let message = "docker was out of sight when the container ended; its exit code cannot be trusted";
-            return Some(Fault { reason: Reason::ExitUnknown, message: message.to_owned(), hint: None });
-        };
-        let survived = finished_at(found).is_some_and(|finished| finished > began);
-        let same_docker = started_at(found).is_some_and(|started| started > began);
-        (!same_docker && !survived).then(|| {
-            Fault::new(
+    /// Why its exit code says nothing, if so. Asked after the container was looked at, never before.
+    async fn untrusted(
+        &self,
+        found: &ContainerInspectResponse,
+        uninterrupted: bool,
+    ) -> Result<Option<Fault>, Unheard> {
+        let (now, _) = self.ask(|| self.docker.which(&self.client)).await?;
+        let labels = found.config.as_ref().and_then(|config| config.labels.as_ref());
+        let made_by = labels.and_then(|labels| labels.get(MADE_BY));
+        Ok(match (now, made_by) {
+            (Ok(now), Some(made_by)) if now == *made_by => None,
+            (Ok(_), Some(_)) => Some(Fault::new(
                 Reason::DockerRestart,
                 "docker was restarted and ended the container",
                 "run it again; with live-restore in docker's daemon.json containers survive its restarts",
-            )
+            )),
+            // A Docker without that network is believed if it was there all the time.
+            (Err(Trouble::NotFound(_)), None) if uninterrupted => None,
+            (Ok(_) | Err(_), _) => {
+                let message =
+                    "docker was out of sight when the container ended; its exit code is not certain";
+                Some(Fault::new(Reason::ExitUnknown, message, "run it again"))
+            }
         })
     }
 
@@ -286,8 +313,4 @@ fn has_ended(found: &ContainerInspectResponse) -> bool {
 /// None if it never did.
 pub(super) fn started_at(found: &ContainerInspectResponse) -> Option<SystemTime> {
     clock::parse(found.state.as_ref()?.started_at.as_deref()?)
-}
-
-fn finished_at(found: &ContainerInspectResponse) -> Option<SystemTime> {
-    clock::parse(found.state.as_ref()?.finished_at.as_deref()?)
 }
