@@ -2,6 +2,7 @@
 
 use common::{StepEvent, Stream};
 use serde_json::json;
+use sha2::{Digest as _, Sha256};
 use std::time::{Duration, Instant};
 
 use super::rig::{IMAGE, Rig, docker};
@@ -40,6 +41,8 @@ contract! {
     a_pinned_image_is_that_image_or_nothing
     an_unknown_command_is_127
     a_handed_over_step_goes_on
+    what_ended_unseen_ended_when_it_did
+    five_posts_are_one_container
 }
 
 async fn tells_a_step_in_order(rig: &Rig) {
@@ -157,6 +160,28 @@ async fn a_handed_over_step_goes_on(rig: &Rig) {
     next.finish().await;
 }
 
+/// Its time limit does not run on after its end, however long no worker was there.
+async fn what_ended_unseen_ended_when_it_did(rig: &Rig) {
+    let first = Rig::with(rig.engine(), |_| {}).await;
+    let spec = json!({"image": IMAGE, "command": "echo on; sleep 1; exit 6", "timeout_s": 3, "id": "a-1"});
+    assert!(first.post(&spec).await.status().is_success());
+    first.until("a-1", |event| matches!(event, StepEvent::Output { .. })).await;
+    let (data, engine) = first.hand_over().await;
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    let next = Rig::on(data, engine, |_| {}).await;
+    let told = next.events("a-1", 0).await;
+    assert_eq!((told.verdict(), told.end().exit_code), ("command_failed", Some(6)));
+    assert!((900..2900).contains(&told.end().took_ms), "{:?}", told.end());
+    next.finish().await;
+}
+
+async fn five_posts_are_one_container(rig: &Rig) {
+    let spec = json!({"image": IMAGE, "command": "echo once; sleep 0.5; exit 3", "id": "a-1"});
+    let all = futures_util::future::join_all((0..5).map(|_| rig.run(spec.clone()))).await;
+    assert!(all.iter().all(|told| *told == all[0]), "{all:?}");
+    assert_eq!((all[0].stdout().as_str(), all[0].end().exit_code), ("once\n", Some(3)));
+}
+
 /// What the container of a step may do, as Docker itself tells it.
 #[tokio::test(flavor = "multi_thread")]
 async fn containers_are_hardened() {
@@ -211,6 +236,17 @@ async fn what_runs_inside_sees_its_limits() {
     assert_eq!(nobody.verdict(), "start_failed");
     let no_program = rig.run(json!({"image": IMAGE, "command": ["/etc/passwd"]})).await;
     assert_eq!((no_program.verdict(), no_program.end().exit_code), ("command_failed", Some(126)));
+    rig.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn megabytes_of_noise_arrive_unchanged() {
+    let rig = Rig::docker().await;
+    let told = rig.sh("head -c 5000000 /dev/urandom > /tmp/r; cat /tmp/r; sha256sum < /tmp/r >&2").await;
+    let stdout = told.bytes(Stream::Stdout);
+    let digest: String = Sha256::digest(&stdout).iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!((stdout.len(), told.stderr()), (5_000_000, format!("{digest}  -\n")));
+    assert_eq!((told.gaps(), told.dropped()), (0, 0));
     rig.finish().await;
 }
 

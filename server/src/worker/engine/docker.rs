@@ -157,7 +157,9 @@ impl Docker {
             Err(trouble) => return Err(self.fault(trouble)),
         };
         let Some(started) = watch::started_at(&found) else { return Ok(None) };
-        let age = SystemTime::now().duration_since(started).unwrap_or_default();
+        // One that ended while nobody looked did not run until now.
+        let until = watch::finished_at(&found).unwrap_or_else(SystemTime::now);
+        let age = until.duration_since(started).unwrap_or_default();
         // Whether it still runs or not, and what to make of that, is seen by the one who watches it.
         let happenings = self.watch(client.clone(), name.to_owned(), watch::Output::missed());
         let (container, image_digest) =

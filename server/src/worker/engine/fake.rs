@@ -43,7 +43,8 @@ struct Container {
 #[derive(Default)]
 struct Ear {
     listener: Option<mpsc::Sender<Happening>>,
-    ended: Option<Exit>,
+    /// And how long it ran.
+    ended: Option<(Exit, Duration)>,
 }
 
 impl Fake {
@@ -134,13 +135,13 @@ impl Fake {
         drop(listener.try_send(Happening::Gap));
         let mut ear = lock(&container.ear);
         match ear.ended {
-            Some(exit) => drop(listener.try_send(Happening::Exited(exit))),
+            Some((exit, _)) => drop(listener.try_send(Happening::Exited(exit))),
             None => ear.listener = Some(listener),
         }
         Ok(Some(Running {
             container: format!("fake-{step}"),
             image_digest: container.image_digest.clone(),
-            age: container.began.elapsed(),
+            age: ear.ended.map_or_else(|| container.began.elapsed(), |(_, ran)| ran),
             happenings,
         }))
     }
@@ -261,7 +262,7 @@ impl Container {
         let exit = Exit { code, oom, signal: None, cpu_ms: None, peak_memory_bytes: None };
         let listener = {
             let mut ear = lock(&self.ear);
-            ear.ended = Some(exit);
+            ear.ended = Some((exit, self.began.elapsed()));
             ear.listener.take()
         };
         if let Some(listener) = listener {

@@ -314,3 +314,8 @@ fn has_ended(found: &ContainerInspectResponse) -> bool {
 pub(super) fn started_at(found: &ContainerInspectResponse) -> Option<SystemTime> {
     clock::parse(found.state.as_ref()?.started_at.as_deref()?)
 }
+
+/// None while it runs.
+pub(super) fn finished_at(found: &ContainerInspectResponse) -> Option<SystemTime> {
+    if has_ended(found) { clock::parse(found.state.as_ref()?.finished_at.as_deref()?) } else { None }
+}
