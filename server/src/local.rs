@@ -1,13 +1,14 @@
 //! What a local run needs around it: a history of its project, and workers for the addresses in its pipedef.
 
+use common::RunKey;
 use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::auth::Token;
 use crate::boss::{self, Probe, Runs, WorkerAddress, WorkerClient, Workers};
 use crate::cli::RunArgs;
-use crate::data_dir::{DataDir, hold};
+use crate::data_dir::{DataDir, Held, hold};
 use crate::error::SetupError;
 use crate::worker::{self, PrivateWorker};
 
@@ -100,18 +101,57 @@ fn loopback_addresses(files: &BTreeMap<String, String>) -> BTreeSet<String> {
     found
 }
 
-/// Runs of this project that a crash has left behind: whose lock nobody holds any more.
+/// The folder of one local run: its lock, and the spools of its private worker. Removed at its end, however that
+/// comes about short of a crash; the history has the rest.
+pub(crate) struct RunFolder(Held);
+
+impl RunFolder {
+    pub(crate) fn new(local: &Path, key: &RunKey) -> Result<RunFolder, SetupError> {
+        hold(&local.join("runs").join(key.as_str())).map(RunFolder)
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0.path
+    }
+}
+
+impl Drop for RunFolder {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_dir_all(&self.0.path) {
+            tracing::warn!("{} could not be removed: {error}", self.0.path.display());
+        }
+    }
+}
+
+/// Removes what crashed local runs of any project have left: the folders whose lock nobody holds, and the
+/// containers of their workers.
+pub(crate) async fn sweep_abandoned(data: &DataDir) {
+    for project in folders_in(&data.path().join("local")) {
+        for folder in folders_in(&project.join("runs")) {
+            let Ok(held) = hold(&folder) else { continue };
+            let instance = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            match worker::sweep_instance(&instance).await {
+                Ok(()) => drop(RunFolder(held)),
+                // Kept for a time when Docker answers.
+                Err(error) => tracing::warn!("what a crashed run has left cannot be removed yet: {error}"),
+            }
+        }
+    }
+}
+
+fn folders_in(folder: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
+    entries.flatten().map(|entry| entry.path()).filter(|path| path.is_dir()).collect()
+}
+
+/// Ends the runs of this project that a crash has left behind: whose lock nobody holds any more.
 pub(crate) async fn end_abandoned(runs: &Runs, local: &Path) -> Result<(), SetupError> {
     let failed = |error: boss::RunsError| {
         SetupError::new(format!("the history of this project cannot be read: {error}"), "see the log")
     };
     for (number, key) in runs.unended().await.map_err(failed)? {
-        let folder = local.join("runs").join(key.as_str());
-        if let Ok(held) = hold(&folder) {
-            worker::sweep_instance(key.as_str()).await?;
+        if let Ok(_folder) = RunFolder::new(local, &key) {
             runs.end_abandoned(number, common::Reason::RunnerDied).await.map_err(failed)?;
-            std::fs::remove_dir_all(&held.path)
-                .map_err(|error| crate::data_dir::unusable(&held.path, &error))?;
         }
     }
     Ok(())

@@ -1,20 +1,24 @@
 //! `bettertest run`: a boss, and where it is needed a worker, in one process for one run, told in the terminal.
 
 use common::{
-    Outcome, Phase, Pipeline, Problem, RunEvent, RunFact, RunNumber, RunState, Seq, TaskId, Verdict,
+    Outcome, Phase, Pipeline, Problem, Reason, RunEvent, RunFact, RunKey, RunNumber, RunState, Seq, TaskId,
+    Verdict,
 };
 use futures_util::StreamExt as _;
 use std::collections::BTreeSet;
 use std::io::IsTerminal as _;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::time::Duration;
 
-use crate::boss::{self, OutputId, Python, Runs, Told};
+use crate::boss::{self, Code, OutputId, Python, Runs, Told};
 use crate::cli::RunArgs;
-use crate::data_dir::{DataDir, hold};
+use crate::data_dir::DataDir;
 use crate::error::SetupError;
+use crate::local::RunFolder;
 use crate::report::{Failure, Report, Style};
+use crate::worker::PrivateWorker;
 use crate::{local, say, terminal};
 
 /// How much of a failing task's output is shown at once.
@@ -26,6 +30,43 @@ const REDRAW: Duration = Duration::from_millis(100);
 
 /// Runs a pipedef to its end; the exit code says how it ended.
 pub(crate) async fn run(args: RunArgs) -> Result<u8, SetupError> {
+    // Listened to from the very start, so that nothing that has begun is ever left as it is.
+    let interrupted = crate::signals::interrupted()?;
+    tokio::pin!(interrupted);
+    let ready = tokio::select! {
+        ready = prepare(&args) => ready?,
+        () = &mut interrupted => return Ok(exit_code(Verdict::Not(Reason::CancelAsked))),
+    };
+    let Ready { pipedef, pipeline, code, only, key, runs, private, folder } = ready;
+    let number = runs.start_discovered(key, pipeline, code, only).await.map_err(|error| {
+        SetupError::new(
+            format!("the run could not be started: {error}"),
+            "is the disk of the data directory full?",
+        )
+    })?;
+    let on = args.worker.map_or(String::new(), |worker| format!("  on {worker}"));
+    let told = tell(&runs, number, args.json, &pipedef.display().to_string(), &on, interrupted).await;
+    runs.shut_down().await;
+    if let Some(private) = private {
+        private.shut_down().await;
+    }
+    drop(folder);
+    told.map(exit_code)
+}
+
+/// All that a run needs before there is one. What is wrong with it is exit code 2.
+struct Ready {
+    pipedef: PathBuf,
+    pipeline: Pipeline,
+    code: Code,
+    only: Option<Vec<TaskId>>,
+    key: RunKey,
+    runs: Runs,
+    private: Option<PrivateWorker>,
+    folder: RunFolder,
+}
+
+async fn prepare(args: &RunArgs) -> Result<Ready, SetupError> {
     let pipedef = find_pipedef(&args.path)?;
     let data = match &args.data_dir {
         Some(path) => DataDir::open(path)?,
@@ -34,37 +75,16 @@ pub(crate) async fn run(args: RunArgs) -> Result<u8, SetupError> {
     let python = Python::unpack(&data.path().join("cache"))?;
     let (pipeline, code) = python.discover(&pipedef).await.map_err(|problem| not_discovered(&problem))?;
     let only = select(&pipeline, &args.stage, &args.task)?;
-
-    let key = common::RunKey::from_random(crate::auth::random_u128());
+    let key = RunKey::from_random(crate::auth::random_u128());
     let local = data.path().join("local").join(local::project_hash(&pipedef));
-    let folder = hold(&local.join("runs").join(key.as_str()))?;
+    local::sweep_abandoned(&data).await;
+    let folder = RunFolder::new(&local, &key)?;
     let (workers, private) =
-        local::find_workers(&args, &data, &code.files, &folder.path, key.as_str()).await?;
-    let workers_shown = match (&args.worker, &private) {
-        (Some(worker), _) => format!("  on {worker}"),
-        (None, Some(_)) | (None, None) => String::new(),
-    };
-
+        local::find_workers(args, &data, &code.files, folder.path(), key.as_str()).await?;
     let store = boss::open_store(&local)?;
     let runs = boss::runs_in(&local, pipedef.clone(), store, workers, &data)?;
     local::end_abandoned(&runs, &local).await?;
-    let number = runs.start_discovered(key, pipeline, code, only).await.map_err(|error| {
-        SetupError::new(
-            format!("the run could not be started: {error}"),
-            "see the line above; is the disk full?",
-        )
-    })?;
-    let pipedef = pipedef.display().to_string();
-    let told = tell(&runs, number, args.json, &pipedef, &workers_shown).await;
-    runs.shut_down().await;
-    if let Some(private) = private {
-        private.shut_down().await;
-    }
-    // Only its lock is left in it; the history has the rest.
-    if let Err(error) = std::fs::remove_dir_all(&folder.path) {
-        tracing::warn!("{} could not be removed: {error}", folder.path.display());
-    }
-    told.map(exit_code)
+    Ok(Ready { pipedef, pipeline, code, only, key, runs, private, folder })
 }
 
 fn exit_code(verdict: Verdict) -> u8 {
@@ -154,13 +174,12 @@ async fn tell(
     json: bool,
     pipedef: &str,
     workers: &str,
+    mut interrupted: Pin<&mut impl Future<Output = ()>>,
 ) -> Result<Verdict, SetupError> {
     let live = std::io::stdout().is_terminal() && !json;
     let mut report = Report::new(if live { Style::Live } else { Style::Plain });
     let mut run = RunState::default();
     let mut events = Box::pin(boss::run_events(runs.clone(), number, Seq(0)));
-    let interrupted = crate::signals::interrupted()?;
-    tokio::pin!(interrupted);
     let mut asked_to_stop = false;
     let unreadable =
         |error: String| SetupError::new(format!("the run's log cannot be read: {error}"), "see the log");

@@ -23,7 +23,7 @@ use crate::http;
 
 pub(crate) use api::{NewLink, Told, run_events};
 pub(crate) use output::OutputId;
-pub(crate) use pipedef::{Python, project_of};
+pub(crate) use pipedef::{Code, Python, project_of};
 pub(crate) use runs::{Runs, RunsError};
 pub(crate) use worker_client::{Probe, WorkerClient};
 pub(crate) use workers::{WorkerAddress, Workers, is_loopback};

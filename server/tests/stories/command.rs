@@ -2,7 +2,7 @@
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use std::io::Read as _;
+use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
@@ -243,4 +243,29 @@ fn an_interrupt_cancels_and_leaves_nothing_behind() {
 fn is_swept(folder: &Path) -> bool {
     let local = std::fs::read_dir(data_of(folder).join("local")).unwrap().next().unwrap().unwrap();
     std::fs::read_dir(local.path().join("runs")).unwrap().next().is_none()
+}
+
+/// What a killed `bettertest run` has left is gone after the next one, and its run has an end.
+#[test]
+fn the_next_run_tidies_up_after_one_that_was_killed() {
+    let project = Project::with_docker("");
+    let marker = project.folder.path().file_name().unwrap().to_str().unwrap().to_owned();
+    let write = |command: &str| {
+        let text =
+            format!("class One(Stage):\n    def task_a(self):\n        run(WORKER, IMAGE, '{command}')\n");
+        write_pipedef(project.folder.path(), &text, "http://localhost:9");
+    };
+    write(&format!("echo {marker}; sleep 300"));
+    let mut child = project.command(&["--json"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut said = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert!(said.any(|line| line.unwrap().contains("\"started\"")), "it ended early");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!(ours(&project).len(), 1);
+    write(&format!("echo {marker}"));
+    let ended = project.run(&[]);
+    assert_eq!(ended.status.code(), Some(0), "{}{}", out(&ended), err(&ended));
+    assert_eq!(ours(&project), Vec::<String>::new());
+    assert!(is_swept(project.folder.path()));
+    assert!(err(&ended).contains("run 1 was left unfinished"), "{}", err(&ended));
 }

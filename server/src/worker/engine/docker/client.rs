@@ -79,12 +79,12 @@ impl Docker {
             Trouble::Away(message) if message.contains("ermission denied") => Fault::new(
                 Reason::EngineUnavailable,
                 format!("this user may not use docker at {host}: {message}"),
-                "add the user to the group docker and log in again, or name another daemon with --docker-host",
+                "add the user to the group docker and log in again, or give a worker another daemon: bettertest --worker --docker-host URL",
             ),
             Trouble::Away(message) => Fault::new(
                 Reason::EngineUnavailable,
                 format!("docker does not answer at {host}: {message}"),
-                "start it (systemctl start docker), or name another one with --docker-host",
+                "start it (systemctl start docker), or give a worker another one: bettertest --worker --docker-host URL",
             ),
             Trouble::NotFound(message) | Trouble::Conflict(message) | Trouble::Refused { message, .. } => {
                 Fault::new(
