@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::worker::spool::{Decision, Encoder, Phase, Spool, Writer, prune, size_bytes};
+use crate::worker::spool::{Decision, Encoder, Pen, Phase, Spool, Writer, prune, size_bytes};
 
 fn spec() -> StepSpec {
     serde_json::from_str(r#"{"image": "x", "command": "y"}"#).unwrap()
@@ -17,12 +17,18 @@ fn exited() -> StepEvent {
 }
 
 fn begin(folder: &Path, cap_bytes: u64) -> Writer {
-    let mut writer =
-        Writer::begin(Arc::new(Spool::create(folder, &spec()).unwrap()), Arc::default(), cap_bytes).unwrap();
-    writer.say(&StepEvent::Queued).unwrap();
+    let mut writer = open(Spool::create(folder, &spec()).unwrap(), cap_bytes);
     let (container, image_digest, engine) = ("c".to_owned(), "d".to_owned(), "e".to_owned());
     writer.say(&StepEvent::Started { container, image_digest, engine }).unwrap();
     writer
+}
+
+fn open(spool: Spool, cap_bytes: u64) -> Writer {
+    Writer::open(Arc::new(spool), Arc::default(), cap_bytes).unwrap()
+}
+
+fn reopen(folder: &Path, cap_bytes: u64) -> Writer {
+    open(Spool::unended(folder).unwrap(), cap_bytes)
 }
 
 fn events(folder: &Path) -> Vec<StepEvent> {
@@ -141,8 +147,8 @@ proptest! {
             let mut file = std::fs::File::options().append(true).open(folder.join("events")).unwrap();
             std::io::Write::write_all(&mut file, b"{\"event\":\"outp").unwrap();
         }
-        let mut writer = Writer::reopen(&folder, Arc::default(), cap).unwrap();
-        prop_assert_eq!(writer.spool().phase(), Phase::Running);
+        let mut writer = reopen(&folder, cap);
+        prop_assert_eq!(Spool::unended(&folder).unwrap().phase(), Phase::Running);
         writer.say(&StepEvent::Gap { bytes: None }).unwrap();
         writer.output(Stream::Stdout, &vec![b'b'; after]);
         writer.end(&exited()).unwrap().publish();
@@ -178,7 +184,7 @@ fn a_crash_in_the_replay_of_a_tail_doubles_nothing() {
     let replayed = b"{\"event\":\"dropped\",\"bytes\":12}\n{\"event\":\"output\",\"stream\":\"stdout\",\"text\":\"ABC\"}\n";
     std::io::Write::write_all(&mut file, replayed).unwrap();
     std::fs::write(folder.join("replay"), len.to_string()).unwrap();
-    Writer::reopen(&folder, Arc::default(), 10).unwrap().end(&exited()).unwrap().publish();
+    reopen(&folder, 10).end(&exited()).unwrap().publish();
     let events = events(&folder);
     assert_eq!(bytes(&events, None), b"0123456789ABCDEFGHIJ");
     assert_eq!(dropped(&events), 12);
@@ -201,12 +207,13 @@ fn an_ended_spool_is_known_by_its_last_line() {
 async fn decisions_survive_and_readers_are_told_last() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path().join("s");
-    let pen = crate::worker::spool::Pen::new(begin(&folder, 10));
+    drop(begin(&folder, 10));
+    let pen = Pen::new(Arc::new(Spool::unended(&folder).unwrap()), Arc::default(), 10);
     pen.decide(Decision::Cancelled(Reason::CancelAsked)).await.unwrap();
     pen.put_down().await;
-    let writer = Writer::reopen(&folder, Arc::default(), 10).unwrap();
-    let spool = writer.spool();
+    let spool = Arc::new(Spool::unended(&folder).unwrap());
     assert_eq!(spool.decision(), Some(Decision::Cancelled(Reason::CancelAsked)));
+    let writer = Writer::open(spool.clone(), Arc::default(), 10).unwrap();
     let unpublished = writer.end(&exited()).unwrap();
     assert!(Spool::ended(&folder).unwrap().is_some(), "it is recorded");
     assert!(!spool.has_ended(), "but nobody was told");

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::engine::{Exit, Fault, Happening, Job, NotStarted, Running};
 use super::kill::Kill;
 use super::queue::Slot;
-use super::spool::{Decision, Pen, Phase, Writer};
+use super::spool::{Decision, Pen, Phase};
 use super::step::Step;
 use super::steps::Steps;
 use crate::limits;
@@ -43,9 +43,9 @@ pub(super) struct Life {
 }
 
 impl Life {
-    pub(super) fn new(steps: Steps, step: Arc<Step>, spec: StepSpec, writer: Writer) -> Life {
+    pub(super) fn new(steps: Steps, step: Arc<Step>, spec: StepSpec, pen: Pen) -> Life {
         let hand_over = steps.hand_over().clone();
-        Life { steps, step, spec, pen: Pen::new(writer), hand_over }
+        Life { steps, step, spec, pen, hand_over }
     }
 
     /// To the end, or until this worker hands over. `begun`: a worker before this one had taken the step on.
@@ -53,7 +53,7 @@ impl Life {
         let mut slot = None;
         match self.go(&mut slot, begun).await {
             Done::HandedOver => self.pen.put_down().await,
-            Done::Ended(event) => self.end(event, slot, begun).await,
+            Done::Ended(event) => Box::pin(self.end(event, slot, begun)).await,
         }
     }
 
@@ -62,27 +62,12 @@ impl Life {
         went.unwrap_or_else(|error| Done::Ended(errored(disk_fault(&error), 0, None)))
     }
 
-    /// Fails only where the spool cannot be written.
+    /// Fails only where the spool cannot be written. What comes after the queue is boxed: thousands of steps wait
+    /// in it, and need no more memory than it takes to wait.
     async fn try_go(&self, slot: &mut Option<Slot>, begun: bool) -> io::Result<Done> {
         let decided = self.step.spool.decision();
-        if begun {
-            match self.find().await {
-                Ok(Some(running)) => {
-                    // It runs already, so it cannot wait for a slot; but it takes one.
-                    *slot = Some(self.steps.slots().take_at_once());
-                    return self.watch(running, decided).await;
-                }
-                Ok(None) if decided.is_none() && self.step.spool.phase() == Phase::Running => {
-                    let fault = Fault::new(
-                        Reason::ContainerLost,
-                        "the container was gone when the worker came back, and with it its exit code",
-                        "run it again",
-                    );
-                    return Ok(Done::Ended(errored(fault, 0, None)));
-                }
-                Ok(None) => {}
-                Err(stopped) => return Ok(stopped.done()),
-            }
+        if begun && let Some(done) = Box::pin(self.go_on(slot, decided)).await? {
+            return Ok(done);
         }
         if let Some(decision) = decided {
             return Ok(Done::Ended(decision_event(decision, 0, None)));
@@ -91,6 +76,32 @@ impl Life {
             Ok(taken) => *slot = Some(taken),
             Err(stopped) => return Ok(stopped.done()),
         }
+        Box::pin(self.run()).await
+    }
+
+    /// With what an earlier worker had begun; None where there is no container to go on with.
+    async fn go_on(&self, slot: &mut Option<Slot>, decided: Option<Decision>) -> io::Result<Option<Done>> {
+        match self.find().await {
+            Ok(Some(running)) => {
+                // It runs already, so it cannot wait for a slot; but it takes one.
+                *slot = Some(self.steps.slots().take_at_once());
+                self.watch(running, decided).await.map(Some)
+            }
+            Ok(None) if decided.is_none() && self.step.spool.phase() == Phase::Running => {
+                let fault = Fault::new(
+                    Reason::ContainerLost,
+                    "the container was gone when the worker came back, and with it its exit code",
+                    "run it again",
+                );
+                Ok(Some(Done::Ended(errored(fault, 0, None))))
+            }
+            Ok(None) => Ok(None),
+            Err(stopped) => Ok(Some(stopped.done())),
+        }
+    }
+
+    /// In its slot: image, container, end.
+    async fn run(&self) -> io::Result<Done> {
         let image_digest = match self.prepare().await? {
             Ok(digest) => digest,
             Err(stopped) => return Ok(stopped.done()),
@@ -103,8 +114,7 @@ impl Life {
             image_digest: image_digest.clone(),
             deadline_s: now_s() + u64::from(self.timeout_s()) + DEADLINE_SLACK_S,
         };
-        let engine = self.steps.engine();
-        match engine.start(&job).await {
+        match self.steps.engine().start(&job).await {
             Ok(running) => self.watch(running, None).await,
             Err(NotStarted::Fault(fault)) => Ok(Done::Ended(errored(fault, 0, None))),
             Err(NotStarted::CannotExecute { exit_code, message }) => {

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::forgotten::Forgotten;
-use super::spool::{self, Meter, Spool, Writer};
+use super::spool::{self, Meter, Phase, Spool};
 
 pub(crate) struct Records {
     folder: PathBuf,
@@ -56,12 +56,19 @@ impl Records {
         self.folder.join(id.as_str())
     }
 
-    pub(crate) fn ids(&self) -> io::Result<Vec<StepId>> {
+    fn ids(&self) -> io::Result<Vec<StepId>> {
         let mut ids = Vec::new();
         for entry in fs::read_dir(&self.folder)? {
             let name = entry?.file_name().into_string().ok();
             ids.extend(name.and_then(|name| StepId::try_from(name).ok()));
         }
+        Ok(ids)
+    }
+
+    /// In the order in which they were taken on.
+    pub(crate) fn oldest_first(&self) -> io::Result<Vec<StepId>> {
+        let mut ids = self.ids()?;
+        ids.sort_by_cached_key(|id| spool::made_at(&self.folder_of(id)).ok());
         Ok(ids)
     }
 
@@ -79,55 +86,40 @@ impl Records {
     }
 
     /// Makes the record of a new step.
-    pub(crate) fn begin(&self, id: &StepId, spec: &StepSpec, cap_bytes: u64) -> io::Result<Writer> {
+    pub(crate) fn begin(&self, id: &StepId, spec: &StepSpec) -> io::Result<Spool> {
         let folder = self.folder_of(id);
-        let begin = || {
-            let spool = Arc::new(Spool::create(&folder, spec)?);
-            let mut writer = Writer::begin(spool, self.meter.clone(), cap_bytes)?;
-            writer.say(&common::StepEvent::Queued)?;
-            Ok(writer)
-        };
-        begin().inspect_err(|_| {
+        Spool::create(&folder, spec).inspect_err(|_| {
             // Half a record would stand in the way of the next try.
             drop(fs::remove_dir_all(&folder));
         })
     }
 
     /// What an earlier worker left unended of this step; None where it ended, or never really began.
-    pub(crate) fn unended(
-        &self,
-        id: &StepId,
-        cap_bytes: impl Fn(&StepSpec) -> u64,
-    ) -> io::Result<Option<(StepSpec, Writer)>> {
+    pub(crate) fn unended(&self, id: &StepId) -> io::Result<Option<(StepSpec, Spool)>> {
         let folder = self.folder_of(id);
-        let spec = match spool::spec_in(&folder) {
-            Ok(spec) => spec,
-            // A crash came before anyone was told that the step was taken on.
-            Err(_) if !folder.join("events").exists() => {
-                fs::remove_dir_all(folder)?;
+        if folder.join("events").exists() {
+            if Spool::ended(&folder)?.is_some() {
                 return Ok(None);
             }
-            Err(error) => return Err(error),
-        };
-        if Spool::ended(&folder)?.is_some() {
-            return Ok(None);
+            let spool = Spool::unended(&folder)?;
+            match spool.spec() {
+                Ok(spec) if !spool.is_empty() => return Ok(Some((spec, spool))),
+                Err(error) if spool.phase() == Phase::Running => return Err(error),
+                Ok(_) | Err(_) => {}
+            }
         }
-        let writer = Writer::reopen(&folder, self.meter.clone(), cap_bytes(&spec))?;
-        Ok(Some((spec, writer)))
+        // A crash came before anyone was told that the step was taken on, or a loss of power before it started.
+        fs::remove_dir_all(folder)?;
+        Ok(None)
+    }
+
+    pub(crate) fn meter(&self) -> Arc<Meter> {
+        self.meter.clone()
     }
 
     pub(crate) fn ended(&self, id: &StepId) -> io::Result<Option<(StepSpec, Spool)>> {
-        let folder = self.folder_of(id);
-        if !folder.exists() {
-            return Ok(None);
-        }
-        let Some(spool) = Spool::ended(&folder)? else { return Ok(None) };
+        let Some(spool) = Spool::ended(&self.folder_of(id))? else { return Ok(None) };
         Ok(Some((spool.spec()?, spool)))
-    }
-
-    /// Goes on with the record of a step whose life broke off.
-    pub(crate) fn reopen(&self, id: &StepId, cap_bytes: u64) -> io::Result<Writer> {
-        Writer::reopen(&self.folder_of(id), self.meter.clone(), cap_bytes)
     }
 
     pub(crate) fn is_forgotten(&self, id: &StepId) -> io::Result<bool> {

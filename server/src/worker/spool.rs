@@ -26,6 +26,8 @@ pub(crate) use encode::Encoder;
 pub(crate) use pen::Pen;
 pub(crate) use prune::{prune, size_bytes};
 pub(crate) use reader::{Lines, Reader};
+use writer::Found;
+#[cfg(test)]
 pub(crate) use writer::Writer;
 
 /// How far a spool goes, and where its step stands. Readers wait for it to change.
@@ -60,17 +62,32 @@ pub(crate) struct Spool {
 }
 
 impl Spool {
-    /// Makes the folder of a new step. Fails with `AlreadyExists` where there is one.
+    /// Makes the record of a new step. Fails with `AlreadyExists` where there is one.
     pub(crate) fn create(folder: &Path, spec: &StepSpec) -> io::Result<Spool> {
         fs::create_dir(folder)?;
         let spec = serde_json::to_vec(spec).expect("a spec is strings and numbers");
         fs::write(folder.join("spec.json"), spec)?;
-        Ok(Spool::at(folder, Progress { len: 0, phase: Phase::Queued }))
+        let mut queued = serde_json::to_vec(&StepEvent::Queued).expect("an event is words and numbers");
+        queued.push(b'\n');
+        fs::write(folder.join("events"), &queued)?;
+        Ok(Spool::at(folder, Progress { len: queued.len() as u64, phase: Phase::Queued }))
     }
 
-    /// The spool of a step that ended, or None: one that did not end is opened by `Writer::reopen`.
+    /// The spool of a step that a crash interrupted, or whose worker handed it over. With a length of 0 nobody was
+    /// ever told of it.
+    pub(crate) fn unended(folder: &Path) -> io::Result<Spool> {
+        let Found { len, phase, .. } = Found::in_folder(folder)?;
+        Ok(Spool::at(folder, Progress { len, phase }))
+    }
+
+    /// The spool of a step that ended; None if it did not.
     pub(crate) fn ended(folder: &Path) -> io::Result<Option<Spool>> {
-        let file = File::open(folder.join("events"))?;
+        let file = match File::open(folder.join("events")) {
+            Ok(file) => file,
+            // It is being made right now, or let go of.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
         let len = file.metadata()?.len();
         let phase = reader::last_line(&file, len)?
             .and_then(|line| serde_json::from_slice::<StepEvent>(&line).ok())
@@ -85,6 +102,10 @@ impl Spool {
 
     pub(crate) fn spec(&self) -> io::Result<StepSpec> {
         spec_in(&self.folder)
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.progress.borrow().len == 0
     }
 
     pub(crate) fn phase(&self) -> Phase {

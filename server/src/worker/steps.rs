@@ -17,7 +17,7 @@ use super::engine::{Engine, Fault};
 use super::life::{Life, errored};
 use super::queue::{Slot, Slots};
 use super::records::Records;
-use super::spool::Writer;
+use super::spool::Pen;
 use super::step::{Step, lease};
 use crate::limits;
 
@@ -139,13 +139,13 @@ impl Steps {
 
     /// Goes on with what an earlier worker of this folder left unended.
     pub(crate) fn resume(&self) -> io::Result<()> {
-        for id in self.0.records.ids()? {
-            match self.0.records.unended(&id, cap_bytes) {
-                Ok(Some((spec, writer))) => {
-                    let step = Arc::new(Step::new(id.clone(), &spec, writer.spool()));
+        for id in self.0.records.oldest_first()? {
+            match self.0.records.unended(&id) {
+                Ok(Some((spec, spool))) => {
+                    let step = Arc::new(Step::new(id.clone(), &spec, Arc::new(spool)));
                     self.known().insert(id, step.clone());
                     tracing::info!(step = %step.id, "going on with a step of an earlier worker");
-                    self.begin(step, spec, writer, true);
+                    self.begin(step, spec, true);
                 }
                 Ok(None) => {}
                 Err(error) => tracing::error!(step = %id, "the record of a step cannot be read: {error}"),
@@ -199,21 +199,22 @@ impl Steps {
         if self.0.draining.is_cancelled() {
             return Err(NotTaken::Draining);
         }
-        let writer = records.begin(&id, &spec, cap_bytes(&spec))?;
-        let step = Arc::new(Step::new(id.clone(), &spec, writer.spool()));
+        let spool = records.begin(&id, &spec)?;
+        let step = Arc::new(Step::new(id.clone(), &spec, Arc::new(spool)));
         known.insert(id, step.clone());
         drop(known);
         tracing::info!(step = %step.id, image = spec.image, "queued");
-        self.begin(step.clone(), spec, writer, false);
+        self.begin(step.clone(), spec, false);
         Ok(step)
     }
 
-    fn begin(&self, step: Arc<Step>, spec: StepSpec, writer: Writer, begun: bool) {
+    fn begin(&self, step: Arc<Step>, spec: StepSpec, begun: bool) {
         if spec.id.is_none() {
             self.0.lives.spawn(lease(step.clone(), self.0.patience.lease));
         }
-        let (steps, cap_bytes) = (self.clone(), cap_bytes(&spec));
-        let life = Life::new(self.clone(), step.clone(), spec, writer);
+        let (steps, meter, cap_bytes) = (self.clone(), self.0.records.meter(), cap_bytes(&spec));
+        let pen = Pen::new(step.spool.clone(), meter, cap_bytes);
+        let life = Life::new(self.clone(), step.clone(), spec, pen);
         self.0.lives.spawn(async move {
             if let Err(panic) = tokio::spawn(life.live(begun)).await {
                 steps.end_broken(&step, cap_bytes, &panic).await;
@@ -235,8 +236,9 @@ impl Steps {
         if let Err(fault) = self.0.engine.remove(&step.id).await {
             tracing::warn!(step = %step.id, "the container is left for the next sweep: {fault}");
         }
-        match self.0.records.reopen(&step.id, cap_bytes).and_then(|writer| writer.end(&event)) {
-            Ok(unpublished) => unpublished.publish_to(&step.spool),
+        let pen = Pen::new(step.spool.clone(), self.0.records.meter(), cap_bytes);
+        match pen.end(event.clone()).await {
+            Ok(unpublished) => unpublished.publish(),
             Err(error) => {
                 tracing::error!(step = %step.id, "the end of a step could not be recorded: {error}");
                 step.spool.publish_unrecorded(&event);

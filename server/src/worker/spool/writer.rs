@@ -32,6 +32,36 @@ pub(crate) struct Writer {
     lost: Lost,
 }
 
+/// What the events of a spool tell of how far its writer came.
+pub(super) struct Found {
+    /// Where the last whole line ends, or where the replay of a tail began that a crash interrupted: it is replayed
+    /// again, with the same bytes at the same positions.
+    pub(super) len: u64,
+    pub(super) phase: Phase,
+    head_bytes: u64,
+    past_head: bool,
+}
+
+impl Found {
+    pub(super) fn in_folder(folder: &Path) -> io::Result<Found> {
+        let mut lines = BufReader::new(File::open(folder.join("events"))?);
+        let until = replay_began(folder)?.unwrap_or(u64::MAX);
+        let mut found = Found { len: 0, phase: Phase::Queued, head_bytes: 0, past_head: false };
+        let mut line = Vec::new();
+        while found.len < until && lines.read_until(b'\n', &mut line)? > 0 && line.last() == Some(&b'\n') {
+            let event: StepEvent = serde_json::from_slice(&line).map_err(io::Error::other)?;
+            if let StepEvent::Output { bytes, .. } = &event {
+                found.head_bytes += bytes.len() as u64;
+            }
+            found.past_head |= matches!(event, StepEvent::Dropped { .. });
+            found.phase = phase_after(found.phase, &event);
+            found.len += line.len() as u64;
+            line.clear();
+        }
+        Ok(found)
+    }
+}
+
 /// Output that the disk did not take. Once something was lost, nothing more is written of this step's output:
 /// a hole in the middle that nobody can see would be worse than an end that says how much is missing.
 enum Lost {
@@ -40,70 +70,27 @@ enum Lost {
 }
 
 impl Writer {
-    pub(crate) fn begin(spool: Arc<Spool>, meter: Arc<Meter>, cap_bytes: u64) -> io::Result<Writer> {
-        let events = File::options().create_new(true).append(true).open(spool.folder.join("events"))?;
+    /// Goes on after the last whole line that is there.
+    pub(crate) fn open(spool: Arc<Spool>, meter: Arc<Meter>, cap_bytes: u64) -> io::Result<Writer> {
+        let found = Found::in_folder(&spool.folder)?;
+        let events = File::options().append(true).open(spool.folder.join("events"))?;
+        events.set_len(found.len)?;
         let tail = Tail::open(&spool.folder, cap_bytes)?;
-        Ok(Writer::with(spool, meter, events, 0, tail, cap_bytes))
-    }
-
-    /// Goes on where an earlier worker stopped: after the last whole line.
-    pub(crate) fn reopen(folder: &Path, meter: Arc<Meter>, cap_bytes: u64) -> io::Result<Writer> {
-        let path = folder.join("events");
-        let events = File::options().create(true).read(true).append(true).open(&path)?;
-        if let Some(len) = replay_began(folder)? {
-            // It is replayed again, with the same bytes at the same positions.
-            events.set_len(len)?;
-        }
-        let mut phase = Phase::Queued;
-        let (mut len, mut head) = (0, 0);
-        let mut past_head = false;
-        let mut lines = BufReader::new(&events);
-        let mut line = Vec::new();
-        while lines.read_until(b'\n', &mut line)? > 0 && line.last() == Some(&b'\n') {
-            let event: StepEvent = serde_json::from_slice(&line).map_err(io::Error::other)?;
-            if let StepEvent::Output { bytes, .. } = &event {
-                head += bytes.len() as u64;
-            }
-            past_head |= matches!(event, StepEvent::Dropped { .. });
-            phase = phase_after(phase, &event);
-            len += line.len() as u64;
-            line.clear();
-        }
-        events.set_len(len)?;
-        let tail = Tail::open(folder, cap_bytes)?;
-        let full = past_head || !tail.is_empty();
-        let head_left = if full { 0 } else { cap_bytes.saturating_sub(head) };
-        let spool = Arc::new(Spool::at(folder, Progress { len, phase: phase.clone() }));
-        let writer = Writer::with(spool, meter, events, len, tail, cap_bytes);
-        Ok(Writer { phase, head_left, ..writer })
-    }
-
-    fn with(
-        spool: Arc<Spool>,
-        meter: Arc<Meter>,
-        events: File,
-        len: u64,
-        tail: Tail,
-        cap_bytes: u64,
-    ) -> Writer {
-        Writer {
+        let full = found.past_head || !tail.is_empty();
+        Ok(Writer {
             spool,
             meter,
             events,
-            len,
-            phase: Phase::Queued,
+            len: found.len,
+            phase: found.phase,
             lines: Vec::new(),
             lines_output: 0,
             encoder: Encoder::new(),
             cap_bytes,
-            head_left: cap_bytes,
+            head_left: if full { 0 } else { cap_bytes.saturating_sub(found.head_bytes) },
             tail,
             lost: Lost::Nothing,
-        }
-    }
-
-    pub(crate) fn spool(&self) -> Arc<Spool> {
-        self.spool.clone()
+        })
     }
 
     /// Anything but output and the end.
@@ -331,13 +318,7 @@ pub(crate) struct Unpublished {
 
 impl Unpublished {
     pub(crate) fn publish(self) {
-        let spool = self.spool.clone();
-        self.publish_to(&spool);
-    }
-
-    /// To the readers of a spool that this record was reopened for.
-    pub(crate) fn publish_to(self, spool: &Spool) {
-        spool.progress.send_replace(Progress { len: self.len, phase: Phase::Ended(self.end) });
+        self.spool.progress.send_replace(Progress { len: self.len, phase: Phase::Ended(self.end) });
     }
 }
 
