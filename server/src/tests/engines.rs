@@ -250,6 +250,18 @@ async fn megabytes_of_noise_arrive_unchanged() {
     rig.finish().await;
 }
 
+/// A worker that died between making and starting its container has run nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_that_never_started_is_made_anew() {
+    let rig = Rig::docker().await;
+    let instance = rig.instance();
+    let (name, label) = (format!("bettertest-{instance}-a-1"), format!("bettertest.instance={instance}"));
+    docker(&["create", "--name", &name, "--label", &label, "--label", "bettertest.step=a-1", IMAGE, "false"]);
+    let told = rig.run(json!({"image": IMAGE, "command": "exit 8", "id": "a-1"})).await;
+    assert_eq!(told.end().exit_code, Some(8));
+    rig.finish().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn foreign_containers_are_left_alone() {
     let rig = Rig::docker().await;

@@ -86,24 +86,6 @@ pub(crate) struct Exit {
     pub(crate) peak_memory_bytes: Option<u64>,
 }
 
-/// Why there is no running container.
-#[derive(Debug)]
-pub(crate) enum NotStarted {
-    Fault(Fault),
-    /// The user's command cannot be executed: 127 where it is not found, 126 where it is no program, as shells
-    /// and `docker run` have it.
-    CannotExecute {
-        exit_code: u8,
-        message: String,
-    },
-}
-
-impl From<Fault> for NotStarted {
-    fn from(fault: Fault) -> NotStarted {
-        NotStarted::Fault(fault)
-    }
-}
-
 /// How far a preparation is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct News {
@@ -147,8 +129,9 @@ impl Engine {
         }
     }
 
-    /// Makes the step's container and starts it. Not to be dropped before it answers.
-    pub(crate) async fn start(&self, job: &Job) -> Result<Running, NotStarted> {
+    /// Makes the step's container and starts it. Not to be dropped before it answers. A command that is not there
+    /// is no fault: it exits, with 127 where it is not found and 126 where it is no program, as in shells.
+    pub(crate) async fn start(&self, job: &Job) -> Result<Running, Fault> {
         match self {
             Engine::Docker(docker) => docker.start(job).await,
             Engine::Fake(fake) => fake.start(job),

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::engine::{Exit, Fault, Happening, Job, NotStarted, Running};
+use super::engine::{Exit, Fault, Happening, Job, Running};
 use super::kill::Kill;
 use super::queue::Slot;
 use super::spool::{Decision, Pen, Phase};
@@ -111,20 +111,12 @@ impl Life {
         let job = Job {
             step: self.step.id.clone(),
             spec: self.spec.clone(),
-            image_digest: image_digest.clone(),
+            image_digest,
             deadline_s: now_s() + u64::from(self.timeout_s()) + DEADLINE_SLACK_S,
         };
         match self.steps.engine().start(&job).await {
             Ok(running) => self.watch(running, None).await,
-            Err(NotStarted::Fault(fault)) => Ok(Done::Ended(errored(fault, 0, None))),
-            Err(NotStarted::CannotExecute { exit_code, message }) => {
-                self.say_started(String::new(), image_digest).await?;
-                let text = bytes::Bytes::from(format!("{message}\n"));
-                self.pen.output(common::Stream::Stderr, text).await;
-                let exit =
-                    Exit { code: exit_code, oom: false, signal: None, cpu_ms: None, peak_memory_bytes: None };
-                Ok(Done::Ended(exited(exit, 0)))
-            }
+            Err(fault) => Ok(Done::Ended(errored(fault, 0, None))),
         }
     }
 

@@ -12,7 +12,7 @@ mod images;
 mod watch;
 
 use bollard::Docker as Client;
-use bollard::models::{ContainerInspectResponse, ContainerStateStatusEnum};
+use bollard::models::{ContainerCreateBody, ContainerInspectResponse, ContainerStateStatusEnum};
 use bollard::query_parameters::{
     AttachContainerOptions, CreateContainerOptions, InspectContainerOptions, InspectNetworkOptions,
     KillContainerOptions, ListContainersOptions, RemoveContainerOptions, StartContainerOptions,
@@ -23,7 +23,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 use tokio::sync::{OnceCell, mpsc};
 
-use super::{AHEAD, Fault, Happening, Job, News, NotStarted, Running, Signal};
+use super::{AHEAD, Fault, Happening, Job, News, Running, Signal};
 use crate::limits;
 use client::Trouble;
 use images::Pulls;
@@ -81,38 +81,32 @@ impl Docker {
         images::resolve(self, spec, news).await
     }
 
-    pub(super) async fn start(&self, job: &Job) -> Result<Running, NotStarted> {
+    pub(super) async fn start(&self, job: &Job) -> Result<Running, Fault> {
         let client = self.client().await?;
         let name = self.container_name(&job.step);
         let memory = self.memory_bytes(&client, &job.spec).await?;
         let made_by = match self.which(&client).await {
             Ok(which) => Some(which),
             Err(Trouble::NotFound(_)) => None,
-            Err(trouble) => return Err(self.fault(trouble).into()),
+            Err(trouble) => return Err(self.fault(trouble)),
         };
         let body = body::container(&self.0, job, memory, made_by);
-        let options = CreateContainerOptions { name: Some(name.clone()), platform: String::new() };
-        let made = client.create_container(Some(options), body);
-        let container = match self.call(limits::DOCKER_CHANGE, made).await {
-            Ok(made) => made.id,
+        let mut made = self.create(&client, &name, &body).await;
+        if let Err(Trouble::Conflict(_)) = made {
             // An earlier try of this very step, whose answer was lost or which a crash cut short.
-            Err(Trouble::Conflict(_)) => {
-                if let Some(running) = self.adopt_named(&client, &name).await? {
-                    return Ok(running);
-                }
-                // It was made, but never started.
-                name.clone()
+            if let Some(running) = self.adopt_named(&client, &name).await? {
+                return Ok(running);
             }
-            Err(Trouble::NotFound(message)) => {
-                return Err(Fault::no_such_image(
-                    "docker",
-                    &job.spec.image,
-                    &format!(" any more: {message}"),
-                )
-                .into());
+            // It was made, but never started: perhaps by another Docker than the one there is now.
+            self.remove_named(&client, &name).await.map_err(|trouble| self.fault(trouble))?;
+            made = self.create(&client, &name, &body).await;
+        }
+        let container = made.map_err(|trouble| match trouble {
+            Trouble::NotFound(message) => {
+                Fault::no_such_image("docker", &job.spec.image, &format!(" any more: {message}"))
             }
-            Err(trouble) => return Err(self.start_failed(trouble).into()),
-        };
+            trouble => self.start_failed(trouble),
+        })?;
         let started = self.attach_and_start(&client, &name).await;
         if started.is_err() {
             // What did not start is not to stay. Where this fails too, the next sweep removes it.
@@ -123,24 +117,31 @@ impl Docker {
         Ok(Running { container: short(container), image_digest, age: Duration::ZERO, happenings })
     }
 
-    async fn attach_and_start(&self, client: &Client, name: &str) -> Result<watch::Output, NotStarted> {
+    async fn create(
+        &self,
+        client: &Client,
+        name: &str,
+        body: &ContainerCreateBody,
+    ) -> Result<String, Trouble> {
+        let options = CreateContainerOptions { name: Some(name.to_owned()), platform: String::new() };
+        let made = client.create_container(Some(options), body.clone());
+        self.call(limits::DOCKER_CHANGE, made).await.map(|made| made.id)
+    }
+
+    async fn attach_and_start(&self, client: &Client, name: &str) -> Result<watch::Output, Fault> {
         let output = self.attach(client, name).await.map_err(|trouble| self.start_failed(trouble))?;
         let start = client.start_container(name, None::<StartContainerOptions>);
         match self.call(limits::DOCKER_START, start).await {
             Ok(()) => Ok(output),
-            Err(Trouble::Refused { status: 400, message }) => match cannot_execute(&message) {
-                Some(exit_code) => Err(NotStarted::CannotExecute { exit_code, message }),
-                None => Err(self.start_failed(Trouble::Refused { status: 400, message }).into()),
-            },
             Err(Trouble::Away(message)) => {
                 // The answer was lost, but perhaps not the start.
                 let state = self.inspect(client, name).await.ok().and_then(|found| found.state);
                 match state.and_then(|state| state.status) {
                     Some(ContainerStateStatusEnum::RUNNING | ContainerStateStatusEnum::EXITED) => Ok(output),
-                    _ => Err(self.fault(Trouble::Away(message)).into()),
+                    _ => Err(self.fault(Trouble::Away(message))),
                 }
             }
-            Err(trouble) => Err(self.start_failed(trouble).into()),
+            Err(trouble) => Err(self.start_failed(trouble)),
         }
     }
 
@@ -287,16 +288,4 @@ fn short(mut id: String) -> String {
         id.truncate(12);
     }
     id
-}
-
-/// The exit code that `docker run` gives to what it cannot execute, by Docker's own words.
-fn cannot_execute(message: &str) -> Option<u8> {
-    let of_command = message.contains("exec:") || message.contains("exec format error");
-    if !of_command {
-        None
-    } else if message.contains("not found") || message.contains("no such file or directory") {
-        Some(127)
-    } else {
-        Some(126)
-    }
 }

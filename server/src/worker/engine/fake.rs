@@ -16,7 +16,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use super::{AHEAD, Exit, Fault, Happening, Job, News, NotStarted, Running, Signal};
+use super::{AHEAD, Exit, Fault, Happening, Job, News, Running, Signal};
 use script::Act;
 
 /// A machine on which fake containers live. Clones share it.
@@ -98,11 +98,11 @@ impl Fake {
         }
     }
 
-    pub(super) fn start(&self, job: &Job) -> Result<Running, NotStarted> {
+    pub(super) fn start(&self, job: &Job) -> Result<Running, Fault> {
         self.check()?;
         let acts = script::acts(&job.spec.command);
         if acts.contains(&Act::StartError) {
-            return Err(Fault::new(Reason::StartFailed, "the fake engine cannot start this", "").into());
+            return Err(Fault::new(Reason::StartFailed, "the fake engine cannot start this", ""));
         }
         if let Some(running) = self.adopt(&job.step)? {
             return Ok(running);
