@@ -46,7 +46,13 @@ def _discover(channel: _channel.Channel, pipedef: str) -> None:
     except BaseException as error:
         answer = {"say": "broken", "problem": _hints.broken(error, texts)}
     else:
-        answer = {"say": "discovered", "pipeline": pipeline, "files": texts.files, "python": sys.executable}
+        answer = {
+            "say": "discovered",
+            "pipeline": pipeline,
+            "files": texts.files,
+            "python": sys.executable,
+            "addresses": _addresses(vars(sys.modules[module])),
+        }
         if len(_channel.encoded(answer)) > _channel.LONGEST_BYTES:
             too_long = _problem.Refusal(
                 "the pipedef and the modules in its folder are larger than 16 MiB",
@@ -55,6 +61,15 @@ def _discover(channel: _channel.Channel, pipedef: str) -> None:
             )
             answer = {"say": "broken", "problem": too_long.problem()}
     channel.say_last(answer)
+
+
+def _addresses(names: dict[str, Any]) -> list[str]:
+    """What looks like a worker's address among the pipedef's own names, in their order: scheme, host, port, no more."""
+    values: list[Any] = []
+    for value in list(names.values()):
+        values += value if isinstance(value, (list, tuple)) else value.values() if isinstance(value, dict) else [value]
+    texts = (value.rstrip("/") for value in values if isinstance(value, str) and value.startswith("http://"))
+    return list(dict.fromkeys(text for text in texts if not set(text[7:]) & set("/?# \t\r\n")))
 
 
 def _run_task(channel: _channel.Channel, texts: _source.Texts, stage: str, task: str) -> None:

@@ -29,6 +29,7 @@ class TestUnit(Stage):
         },
         "files": {pipedef: text},
         "python": sys.executable,
+        "addresses": ["http://localhost:9009"],
     }
 
 

@@ -80,7 +80,7 @@ def test_run_asks_as_the_samples_do_and_takes_their_answers() -> None:
 
 
 def test_the_messages_have_the_shape_of_the_samples(tmp_path: Path) -> None:
-    text = "from bettertest import *\nclass T(Stage):\n    def task_x(): run('http://a', 'i', 'ls')\n"
+    text = "from bettertest import *\nW = 'http://a'\nclass T(Stage):\n    def task_x(): run(W, 'i', 'ls')\n"
     pipedef = write(tmp_path, {"pipedef.py": text})
     discovered, wanted = discover(pipedef), sample("descriptor_discovered")
     discovered["files"] = {"file": discovered["files"][pipedef]}

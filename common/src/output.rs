@@ -81,6 +81,8 @@ pub enum Mark {
     Output { step: StepId, stream: Stream, position: u64 },
     /// Bytes that the pipedef's Python printed follow.
     Pipedef,
+    /// The pipedef's Python printed `bytes` more than are kept.
+    PipedefDropped { bytes: u64 },
     /// `bytes` of this step's output were left out here, because it was longer than its cap.
     Dropped { step: StepId, bytes: u64, position: u64 },
     /// Output of this step was lost here; null where nobody can know how much.

@@ -398,7 +398,7 @@ impl RunState {
     }
 
     /// The worst of the latest attempts. Tasks that a cancel kept from starting make the run cancelled at
-    /// least, and a run in which nothing ran is never green.
+    /// least, those that a crash kept from it make it errored, and a run in which nothing ran is never green.
     pub fn verdict_now(&self) -> Verdict {
         let mut worst = Verdict::Passed;
         let mut attempted = false;
@@ -410,6 +410,9 @@ impl RunState {
                 }
                 TaskState::Skipped(SkipReason::Cancelled) => {
                     worst = worst.worse(Verdict::Not(Reason::CancelAsked));
+                }
+                TaskState::Skipped(SkipReason::Abandoned) => {
+                    worst = worst.worse(Verdict::Not(Reason::RunnerDied));
                 }
                 TaskState::Skipped(SkipReason::EarlierStage | SkipReason::NotSelected)
                 | TaskState::Pending
@@ -423,7 +426,9 @@ impl RunState {
     pub fn not_passed(&self) -> Vec<TaskId> {
         let wanted = |task: &&TaskRun| match task.state {
             TaskState::Ended(verdict) => !verdict.passed(),
-            TaskState::Skipped(SkipReason::EarlierStage | SkipReason::Cancelled) => true,
+            TaskState::Skipped(SkipReason::EarlierStage | SkipReason::Cancelled | SkipReason::Abandoned) => {
+                true
+            }
             TaskState::Skipped(SkipReason::NotSelected) | TaskState::Pending | TaskState::Running => false,
         };
         self.tasks().filter(wanted).map(|task| task.id.clone()).collect()

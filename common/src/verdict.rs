@@ -191,6 +191,8 @@ pub enum SkipReason {
     Cancelled,
     /// The run is of a part of the pipeline, and this task is not in it.
     NotSelected,
+    /// The process that carried the run ended before it came to this task.
+    Abandoned,
 }
 
 impl SkipReason {
@@ -199,6 +201,7 @@ impl SkipReason {
             SkipReason::EarlierStage => "earlier_stage",
             SkipReason::Cancelled => "cancelled",
             SkipReason::NotSelected => "not_selected",
+            SkipReason::Abandoned => "abandoned",
         }
     }
 }

@@ -300,7 +300,7 @@ fn marks_of(index: &[OutputMark]) -> Vec<LogMark> {
             Mark::Pipedef => continue,
             Mark::Output { step, .. } if steps.insert(step) => MarkKind::Step(step.clone()),
             Mark::Output { .. } => continue,
-            Mark::Dropped { bytes, .. } => MarkKind::Dropped(*bytes),
+            Mark::Dropped { bytes, .. } | Mark::PipedefDropped { bytes } => MarkKind::Dropped(*bytes),
             Mark::Gap { bytes, .. } => MarkKind::Gap(*bytes),
         };
         match (marks.last_mut(), &kind) {

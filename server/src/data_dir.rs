@@ -5,7 +5,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use crate::error::SetupError;
@@ -64,16 +64,14 @@ impl DataDir {
 
 /// Takes a folder for this process alone, making it where it is missing.
 pub(crate) fn hold(path: &Path) -> Result<Held, SetupError> {
-    make_folder(path)?;
     let file = path.join("lock");
-    let mut lock = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .read(true)
-        .write(true)
-        .mode(0o600)
-        .open(&file)
-        .map_err(|error| unusable(&file, &error))?;
+    let open = || {
+        make_folder(path)?;
+        let mut how = OpenOptions::new();
+        how.create(true).truncate(false).read(true).write(true).mode(0o600);
+        how.open(&file).map_err(|error| unusable(&file, &error))
+    };
+    let mut lock = open()?;
     if lock.try_lock().is_err() {
         let mut holder = String::new();
         let pid = lock.read_to_string(&mut holder).ok().map(|_| holder.trim()).filter(|pid| !pid.is_empty());
@@ -81,6 +79,20 @@ pub(crate) fn hold(path: &Path) -> Result<Held, SetupError> {
             format!("{} is in use by process {}", path.display(), pid.unwrap_or("(unknown)")),
             "stop that process, or give this one its own --data-dir",
         ));
+    }
+    // One who tidies up may have removed the folder in between: then this is a lock of nothing.
+    let is_there = |lock: &File| match (lock.metadata(), fs::metadata(&file)) {
+        (Ok(ours), Ok(there)) => ours.ino() == there.ino(),
+        (Ok(_) | Err(_), Ok(_) | Err(_)) => false,
+    };
+    if !is_there(&lock) {
+        lock = open()?;
+        if lock.try_lock().is_err() || !is_there(&lock) {
+            return Err(SetupError::new(
+                format!("{} is being removed by another process", path.display()),
+                "try again",
+            ));
+        }
     }
     lock.set_len(0)
         .and_then(|()| writeln!(lock, "{}", std::process::id()))

@@ -2,7 +2,6 @@
 
 use common::RunKey;
 use sha2::{Digest as _, Sha256};
-use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use crate::auth::Token;
@@ -18,12 +17,12 @@ pub(crate) fn project_hash(pipedef: &Path) -> String {
     digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Finds out who serves the addresses that stand in the pipedef: a worker of this machine that takes our token,
+/// Finds out who serves the addresses that the pipedef names: a worker of this machine that takes our token,
 /// or, where nothing listens, a private worker. What is wrong there is said before there is a run.
 pub(crate) async fn find_workers(
     args: &RunArgs,
     data: &DataDir,
-    files: &BTreeMap<String, String>,
+    addresses: &[String],
     folder: &Path,
     instance: &str,
 ) -> Result<(Workers, Option<PrivateWorker>), SetupError> {
@@ -43,16 +42,22 @@ pub(crate) async fn find_workers(
         };
     }
     let mut private: Option<PrivateWorker> = None;
-    for address in loopback_addresses(files) {
-        let worker = WorkerAddress { base: address.clone(), token: token.as_str().to_owned() };
+    for address in addresses {
+        // An address elsewhere may belong to something else entirely; whether it is a worker, its first step tells.
+        let here = reqwest::Url::parse(address).is_ok_and(|url| boss::is_loopback(&url));
+        let Some(worker) = workers.resolve(address).ok().filter(|_| here) else { continue };
         match client.probe(&worker).await {
-            Probe::Ours => {}
-            Probe::OtherToken => return Err(other_token(&address, &workers)),
-            Probe::Other => {
-                return Err(SetupError::new(
-                    format!("what listens at {address} is no bettertest worker"),
-                    "stop it, or change the worker's address in the pipedef",
-                ));
+            // What listens there is no worker: the pipedef may mean it for something else.
+            Probe::Ours | Probe::Other => {}
+            Probe::OtherToken => {
+                let shared = Token::read(Path::new(SHARED_TOKEN)).filter(|_| args.data_dir.is_none());
+                let shared = shared.map(|token| WorkerAddress { token: token.as_str().to_owned(), ..worker });
+                match shared {
+                    Some(shared) if client.probe(&shared).await == Probe::Ours => {
+                        workers.use_instead(address, shared);
+                    }
+                    Some(_) | None => return Err(other_token(address, &workers)),
+                }
             }
             Probe::Nothing => {
                 if private.is_none() {
@@ -60,7 +65,7 @@ pub(crate) async fn find_workers(
                 }
                 if let Some(private) = &private {
                     let worker = WorkerAddress { base: private.base(), token: token.as_str().to_owned() };
-                    workers.use_instead(&address, worker);
+                    workers.use_instead(address, worker);
                 }
             }
         }
@@ -72,33 +77,18 @@ fn other_token(address: &str, workers: &Workers) -> SetupError {
     SetupError::new(format!("the worker {address} does not take our token"), workers.token_hint(address))
 }
 
+/// What a worker of root's shares with the group `bettertest`.
+const SHARED_TOKEN: &str = "/var/lib/bettertest/token";
+
 /// The token of `--data-dir`; where none is given home's, else the one that a worker of root shares.
 fn local_token(args: &RunArgs, data: &DataDir) -> Result<Token, SetupError> {
-    let shared = Path::new("/var/lib/bettertest/token");
     match args.data_dir {
-        None if !data.path().join("token").exists() => match Token::read(shared) {
+        None if !data.path().join("token").exists() => match Token::read(Path::new(SHARED_TOKEN)) {
             Some(token) => Ok(token),
             None => Token::of(data),
         },
         None | Some(_) => Token::of(data),
     }
-}
-
-/// The worker addresses of this machine that stand in the pipedef's texts.
-fn loopback_addresses(files: &BTreeMap<String, String>) -> BTreeSet<String> {
-    let mut found = BTreeSet::new();
-    for text in files.values() {
-        for (at, _) in text.match_indices("http://") {
-            let rest = &text[at..];
-            let end =
-                rest.find(|c: char| c.is_whitespace() || "\"'`\\,;)}>".contains(c)).unwrap_or(rest.len());
-            let address = rest[..end].trim_end_matches('/');
-            if reqwest::Url::parse(address).is_ok_and(|url| boss::is_loopback(&url)) {
-                found.insert(address.to_owned());
-            }
-        }
-    }
-    found
 }
 
 /// The folder of one local run: its lock, and the spools of its private worker. Removed at its end, however that
@@ -150,8 +140,13 @@ pub(crate) async fn end_abandoned(runs: &Runs, local: &Path) -> Result<(), Setup
         SetupError::new(format!("the history of this project cannot be read: {error}"), "see the log")
     };
     for (number, key) in runs.unended().await.map_err(failed)? {
-        if let Ok(_folder) = RunFolder::new(local, &key) {
-            runs.end_abandoned(number, common::Reason::RunnerDied).await.map_err(failed)?;
+        // The folder itself stays for the sweep, which may have to wait for Docker.
+        let Ok(_held) = hold(&local.join("runs").join(key.as_str())) else { continue };
+        if let Err(error) = runs.end_abandoned(number, common::Reason::RunnerDied).await {
+            tracing::error!(
+                run.id = number.0,
+                "run {number} was left unfinished, and cannot be ended: {error}"
+            );
         }
     }
     Ok(())

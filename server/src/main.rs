@@ -106,6 +106,12 @@ async fn boss(serve: Serve, pipedef: std::path::PathBuf) -> Result<(), SetupErro
     let pipedef = std::path::absolute(&pipedef).map_err(|error| {
         SetupError::new(format!("{} cannot be used: {error}", pipedef.display()), "name a Python file")
     })?;
+    if pipedef.to_str().is_none() {
+        return Err(SetupError::new(
+            format!("{} is no UTF-8", pipedef.display()),
+            "give that file or its folder another name",
+        ));
+    }
     let options = boss::Options {
         pipedef,
         listen: serve.listen.unwrap_or(SocketAddr::from((Ipv4Addr::LOCALHOST, 9001))),

@@ -7,7 +7,7 @@ use common::{
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use crate::terminal::fit;
+use crate::terminal::{fit, plain};
 
 /// How a run is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,12 +104,12 @@ impl Report {
             .and_then(|last| last.end.as_ref())
             .and_then(|end| end.problem.as_ref());
         if let Some(problem) = problem {
-            text.push_str(&format!("  {}\n", self.bold(&problem.error)));
+            text.push_str(&format!("  {}\n", self.bold(&plain(&problem.error))));
             if let (Some(file), Some(line)) = (&problem.file, problem.line) {
-                text.push_str(&format!("  at {file}:{line}\n"));
+                text.push_str(&format!("  at {}:{line}\n", plain(file)));
             }
             if let Some(hint) = &problem.hint {
-                text.push_str(&format!("  hint: {hint}\n"));
+                text.push_str(&format!("  hint: {}\n", plain(hint)));
             }
         }
         if !failure.tail.is_empty() {
@@ -119,7 +119,7 @@ impl Report {
     }
 
     /// The verdict, and what it rests on.
-    pub(crate) fn closing(&self, run: &RunState) -> String {
+    pub(crate) fn closing(&self, run: &RunState, workers: &str) -> String {
         let verdict = run.verdict_now();
         let counts = run.counts();
         let parts: Vec<String> = counts.iter().map(|(word, count)| format!("{count} {word}")).collect();
@@ -129,7 +129,7 @@ impl Report {
         format!(
             "\n{}  {}\n",
             self.bold(&self.painted(state, &words)),
-            self.dim(&format!("{} in {took}", parts.join(", ")))
+            self.dim(&format!("{} in {took}{workers}", parts.join(", ")))
         )
     }
 
@@ -223,10 +223,8 @@ fn doing(task: &TaskRun) -> String {
         None => String::new(),
         Some((StepState::Asked, _)) => "asked".to_owned(),
         Some((StepState::Queued, _)) => "queued".to_owned(),
-        Some((StepState::Preparing { what, .. }, _)) => what.clone(),
-        Some((StepState::Running { .. }, step)) => {
-            step.spec.command.for_show().replace(['\n', '\r', '\t'], " ")
-        }
+        Some((StepState::Preparing { what, .. }, _)) => plain(what),
+        Some((StepState::Running { .. }, step)) => plain(&step.spec.command.for_show()),
         Some((StepState::Ended(_), _)) => String::new(),
     }
 }

@@ -51,8 +51,17 @@ pub(crate) async fn run(args: RunArgs) -> Result<u8, SetupError> {
         private.shut_down().await;
     }
     drop(folder);
-    told.map(exit_code)
+    // From here on there is a run, so what is wrong is no longer the set-up.
+    Ok(told.map_or_else(
+        |error| {
+            say::refusal(&error);
+            EXIT_ERRORED
+        },
+        exit_code,
+    ))
 }
+
+const EXIT_ERRORED: u8 = 3;
 
 /// All that a run needs before there is one. What is wrong with it is exit code 2.
 struct Ready {
@@ -80,7 +89,7 @@ async fn prepare(args: &RunArgs) -> Result<Ready, SetupError> {
     local::sweep_abandoned(&data).await;
     let folder = RunFolder::new(&local, &key)?;
     let (workers, private) =
-        local::find_workers(args, &data, &code.files, folder.path(), key.as_str()).await?;
+        local::find_workers(args, &data, &code.addresses, folder.path(), key.as_str()).await?;
     let store = boss::open_store(&local)?;
     let runs = boss::runs_in(&local, pipedef.clone(), store, workers, &data)?;
     local::end_abandoned(&runs, &local).await?;
@@ -91,7 +100,7 @@ fn exit_code(verdict: Verdict) -> u8 {
     match verdict.outcome() {
         Outcome::Passed => 0,
         Outcome::Failed | Outcome::TimedOut => 1,
-        Outcome::Errored => 3,
+        Outcome::Errored => EXIT_ERRORED,
         Outcome::Cancelled => 130,
     }
 }
@@ -100,6 +109,9 @@ fn find_pipedef(path: &Path) -> Result<PathBuf, SetupError> {
     let no = |what: String, hint: &str| Err(SetupError::new(what, hint));
     let found = if path.is_dir() { path.join(".bettertest/pipedef.py") } else { path.to_owned() };
     match found.canonicalize() {
+        Ok(found) if found.to_str().is_none() => {
+            no(format!("{} is no UTF-8", found.display()), "give that file or its folder another name")
+        }
         Ok(found) => Ok(found),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound && path.is_dir() => no(
             format!("there is no .bettertest/pipedef.py in {}", path.display()),
@@ -224,7 +236,7 @@ async fn tell(
         say::out(&(lines + &report.draw(&run, size())));
     }
     if !json {
-        say::out(&(report.clear() + &report.closing(&run)));
+        say::out(&(report.clear() + &report.closing(&run, workers)));
     }
     match run.phase {
         Phase::Ended(verdict) => Ok(verdict),

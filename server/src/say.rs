@@ -3,6 +3,7 @@
 use std::io::{self, Write as _};
 
 use crate::error::SetupError;
+use crate::terminal::plain;
 
 /// Prints to standard output. A reader that has gone is not an error: `bettertest run | head` is fine.
 pub(crate) fn out(text: &str) {
@@ -22,5 +23,5 @@ pub(crate) fn err(text: &str) {
 
 /// The two lines of every refusal.
 pub(crate) fn refusal(error: &SetupError) {
-    err(&format!("error: {}\nhint: {}\n", error.error, error.hint));
+    err(&format!("error: {}\nhint: {}\n", plain(&error.error), plain(&error.hint)));
 }

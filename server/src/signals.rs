@@ -14,7 +14,7 @@ pub(crate) enum Stop {
     Terminate,
 }
 
-/// Waits for the first of both. Listens from the call on, not only from the first await.
+/// Waits for the first of these. Listens from the call on, not only from the first await.
 pub(crate) fn told_to_stop() -> Result<impl Future<Output = Stop>, SetupError> {
     let listen = |kind| {
         signal(kind).map_err(|error| {
@@ -26,10 +26,13 @@ pub(crate) fn told_to_stop() -> Result<impl Future<Output = Stop>, SetupError> {
     };
     let mut interrupt = listen(SignalKind::interrupt())?;
     let mut terminate = listen(SignalKind::terminate())?;
+    let mut hang_up = listen(SignalKind::hangup())?;
     Ok(async move {
         tokio::select! {
             _ = interrupt.recv() => Stop::Interrupt,
             _ = terminate.recv() => Stop::Terminate,
+            // The terminal was closed; a server that was started in it goes with it, in order.
+            _ = hang_up.recv() => Stop::Terminate,
         }
     })
 }

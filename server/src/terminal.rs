@@ -17,6 +17,11 @@ pub(crate) fn tail(bytes: &[u8], lines: usize, colours: bool) -> Vec<String> {
     screen.lines.split_off(from)
 }
 
+/// Foreign words in a line of ours: text alone, on one line.
+pub(crate) fn plain(text: &str) -> String {
+    tail(text.as_bytes(), usize::MAX, false).join(" ")
+}
+
 #[derive(Default)]
 struct Screen {
     colours: bool,
@@ -48,7 +53,7 @@ impl Perform for Screen {
             self.coloured = false;
         }
         // Characters that turn the direction of text around could make one line read like another.
-        let turns = matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        let turns = matches!(c, '\u{061c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
         if self.line.len() < LONGEST_LINE && !turns && !c.is_control() {
             self.line.push(c);
         }

@@ -2,9 +2,9 @@
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::rejection::BytesRejection;
+use axum::extract::rejection::{BytesRejection, QueryRejection};
 use axum::extract::{DefaultBodyLimit, Path, Query, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -50,7 +50,7 @@ pub(crate) fn router(api: Api) -> Router {
     guarded
         .merge(login)
         .method_not_allowed_fallback(wrong_method)
-        .fallback(get(ui::file).post(wrong_method))
+        .fallback(page_or_nothing)
         .layer(DefaultBodyLimit::max(limits::BODY_BYTES))
         .layer(from_fn_with_state(api.sessions.clone(), sessions::host_guard))
         .with_state(api)
@@ -61,6 +61,11 @@ impl From<RunsError> for Refusal {
         match error {
             RunsError::Pipedef(problem) => Refusal { status: StatusCode::UNPROCESSABLE_ENTITY, problem },
             RunsError::NotNow(problem) => Refusal { status: StatusCode::CONFLICT, problem },
+            RunsError::ShuttingDown => Refusal::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "the boss is shutting down",
+                "ask again when it is back",
+            ),
             RunsError::NoSuchRun(run) => no_such_run(&run.to_string()),
             RunsError::Store(error) => Refusal::internal(&error.into()),
             RunsError::Log(error) => Refusal::internal(&error.into()),
@@ -72,6 +77,15 @@ fn no_such_run(run: &str) -> Refusal {
     Refusal::new(StatusCode::NOT_FOUND, format!("there is no run {run}"), "GET /api/runs lists the runs")
 }
 
+/// Everything that is no route of the API is the page, which knows its own addresses.
+async fn page_or_nothing(method: Method, uri: Uri) -> Response {
+    if method == Method::GET || method == Method::HEAD {
+        ui::file(uri).await
+    } else {
+        wrong_method().await.into_response()
+    }
+}
+
 async fn wrong_method() -> Refusal {
     Refusal::new(
         StatusCode::METHOD_NOT_ALLOWED,
@@ -80,8 +94,20 @@ async fn wrong_method() -> Refusal {
     )
 }
 
+/// No store counts further than SQLite does.
 fn number(run: &str) -> Result<RunNumber, Refusal> {
-    run.parse().map(RunNumber).map_err(|_| no_such_run(run))
+    run.parse::<u32>().map(|run| RunNumber(run.into())).map_err(|_| no_such_run(run))
+}
+
+/// What stands behind the `?`, in the type that it has to have.
+fn query<T>(parsed: Result<Query<T>, QueryRejection>) -> Result<T, Refusal> {
+    parsed.map(|Query(query)| query).map_err(|error| {
+        Refusal::new(
+            StatusCode::BAD_REQUEST,
+            error.body_text(),
+            "mend what stands behind the ? of the address",
+        )
+    })
 }
 
 fn body<T: DeserializeOwned>(bytes: Result<Bytes, BytesRejection>) -> Result<T, Refusal> {
@@ -111,11 +137,15 @@ async fn start(State(api): State<Api>, bytes: Result<Bytes, BytesRejection>) -> 
 
 #[derive(Deserialize)]
 struct Before {
-    before: Option<u64>,
+    before: Option<u32>,
 }
 
-async fn list(State(api): State<Api>, Query(query): Query<Before>) -> Result<Response, Refusal> {
-    json(StatusCode::OK, &api.runs.page(query.before.map(RunNumber), PAGE).await?)
+async fn list(
+    State(api): State<Api>,
+    asked: Result<Query<Before>, QueryRejection>,
+) -> Result<Response, Refusal> {
+    let before = query(asked)?.before.map(|run| RunNumber(run.into()));
+    json(StatusCode::OK, &api.runs.page(before, PAGE).await?)
 }
 
 async fn show(State(api): State<Api>, Path(run): Path<String>) -> Result<Response, Refusal> {
@@ -141,24 +171,25 @@ async fn rerun(
 
 #[derive(Deserialize)]
 struct After {
-    after: Option<u64>,
+    after: Option<u32>,
 }
 
 /// Where a reader of events stands: what its last event was, as its browser or itself remembers.
 fn stands_at(headers: &HeaderMap, query: &After) -> Option<u64> {
-    let last = headers.get("last-event-id").and_then(|id| id.to_str().ok()).and_then(|id| id.parse().ok());
-    last.or(query.after)
+    let last = headers.get("last-event-id").and_then(|id| id.to_str().ok());
+    let last = last.and_then(|id| id.parse::<u32>().ok()).map(u64::from);
+    last.or(query.after.map(u64::from))
 }
 
 async fn events(
     State(api): State<Api>,
     Path(run): Path<String>,
-    Query(query): Query<After>,
+    asked: Result<Query<After>, QueryRejection>,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
     let run = number(&run)?;
     api.runs.exists(run).await?;
-    let after = stands_at(&headers, &query).map(Seq);
+    let after = stands_at(&headers, &query(asked)?).map(Seq);
     if let Some(after) = after
         && api.runs.follow(run).is_none()
         && api.runs.store().events_after(run, after, 1).await.map_err(RunsError::from)?.is_empty()
@@ -216,10 +247,10 @@ pub(crate) fn run_events(runs: Runs, run: RunNumber, after: Seq) -> impl Stream<
 /// Every run's start and end, as RunSummary. Without a position, the latest first, so that none is missed.
 async fn comings(
     State(api): State<Api>,
-    Query(query): Query<After>,
+    asked: Result<Query<After>, QueryRejection>,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
-    let after = match stands_at(&headers, &query) {
+    let after = match stands_at(&headers, &query(asked)?) {
         Some(after) => after,
         None => {
             let latest = api.runs.store().latest_change().await.map_err(RunsError::from)?;
@@ -277,20 +308,21 @@ async fn find_output(api: &Api, run: &str, task: &str, attempt: Option<u32>) -> 
 async fn output(
     State(api): State<Api>,
     Path((run, task)): Path<(String, String)>,
-    Query(query): Query<WhichOutput>,
+    asked: Result<Query<WhichOutput>, QueryRejection>,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
-    let id = find_output(&api, &run, &task, query.attempt).await?;
-    let follow = query.follow.unwrap_or(0) != 0;
+    let asked = query(asked)?;
+    let id = find_output(&api, &run, &task, asked.attempt).await?;
+    let follow = asked.follow.unwrap_or(0) != 0;
     serve_output::output(api.runs.outputs(), id, follow, &headers, api.stop).await
 }
 
 async fn output_index(
     State(api): State<Api>,
     Path((run, task)): Path<(String, String)>,
-    Query(query): Query<WhichOutput>,
+    asked: Result<Query<WhichOutput>, QueryRejection>,
 ) -> Result<Response, Refusal> {
-    let id = find_output(&api, &run, &task, query.attempt).await?;
+    let id = find_output(&api, &run, &task, query(asked)?.attempt).await?;
     serve_output::index(api.runs.outputs(), id).await
 }
 

@@ -57,18 +57,21 @@ pub(crate) async fn serve(
     let address = listener.local_addr().map_err(|error| {
         SetupError::new(format!("the address listened on is not known: {error}"), "try another --listen")
     })?;
-    let abandoned = async {
-        for (number, _) in runs.unended().await? {
-            runs.end_abandoned(number, common::Reason::BossRestart).await?;
-        }
-        Ok(())
-    };
-    abandoned.await.map_err(|error: RunsError| {
-        SetupError::new(format!("runs that were not finished cannot be ended: {error}"), "see the log")
+    let unended = runs.unended().await.map_err(|error| {
+        SetupError::new(format!("the runs in {} cannot be read: {error}", held.path.display()), "see the log")
     })?;
-    let sessions = sessions::Sessions::new(token, store, address.port(), &public_urls);
+    for (number, _) in unended {
+        // One run that cannot be ended is no reason not to serve the others.
+        if let Err(error) = runs.end_abandoned(number, common::Reason::BossRestart).await {
+            tracing::error!(
+                run.id = number.0,
+                "run {number} was left unfinished, and cannot be ended: {error}"
+            );
+        }
+    }
+    let sessions = sessions::Sessions::new(token, store, address, &public_urls);
     let note = held.path.join("address");
-    std::fs::write(&note, format!("{address}\n"))
+    std::fs::write(&note, format!("{}\n", sessions::reachable(address)))
         .map_err(|error| crate::data_dir::unusable(&note, &error))?;
     ready(&sessions.new_link());
     let streams_end = CancellationToken::new();

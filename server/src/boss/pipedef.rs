@@ -54,6 +54,9 @@ pub(crate) const ANY_PYTHON: &str = "python3";
 /// A process that takes no answer for so long does not listen any more.
 const DEAF: Duration = Duration::from_secs(10);
 
+/// How much is still taken in of what a process prints while it ends.
+const LAST_PRINTED: usize = 1024 * 1024;
+
 /// How much of what Python printed last is kept, where nothing else explains its end.
 const LAST_WORDS: usize = 64 * 1024;
 
@@ -66,6 +69,8 @@ pub(crate) struct Code {
     /// Where discovery found itself to run. What `python3` leads to may be a script that takes ten times as long
     /// to start as the interpreter that it chooses.
     pub(crate) python: PathBuf,
+    /// What looks like a worker's address among the pipedef's own names, such as `WORKER`.
+    pub(crate) addresses: Vec<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -82,6 +87,7 @@ pub(crate) enum Say {
         pipeline: Pipeline,
         files: BTreeMap<String, String>,
         python: PathBuf,
+        addresses: Vec<String>,
     },
     Broken {
         problem: Problem,
@@ -198,15 +204,15 @@ impl Python {
                 }
             };
             if said.is_none() {
-                keep_end(&mut printed, &runner.end().await);
+                keep_end(&mut printed, &runner.end(false).await.bytes);
             }
             Ok(said)
         };
         // Past its time the runner is dropped, and so killed.
         match tokio::time::timeout(DISCOVERY, answer).await.map(Result::transpose) {
             Ok(Some(Err(problem))) => Err(problem),
-            Ok(Some(Ok(Say::Discovered { pipeline, files, python }))) => {
-                Ok((pipeline, Code { pipedef: pipedef.to_owned(), files, python }))
+            Ok(Some(Ok(Say::Discovered { pipeline, files, python, addresses }))) => {
+                Ok((pipeline, Code { pipedef: pipedef.to_owned(), files, python, addresses }))
             }
             Ok(Some(Ok(Say::Broken { problem }))) => Err(problem),
             Ok(Some(Ok(Say::StepAsked { .. } | Say::Returned | Say::Raised { .. }))) => {
@@ -276,6 +282,13 @@ pub(crate) enum Heard {
     Gone,
 }
 
+/// What a process printed at its very end.
+pub(crate) struct LastPrinted {
+    pub(crate) bytes: Vec<u8>,
+    /// Printed after that, and not kept.
+    pub(crate) lost_bytes: usize,
+}
+
 /// A Python process that has an order.
 pub(crate) struct Runner {
     process: Child,
@@ -337,14 +350,21 @@ impl Runner {
     }
 
     /// Ends the process and all that it started; returns what it printed last.
-    pub(crate) async fn end(mut self) -> Vec<u8> {
-        let mut last = Vec::new();
+    ///
+    /// `at_once` where it waits for what will never come; else it gets a moment to end by itself.
+    pub(crate) async fn end(mut self, at_once: bool) -> LastPrinted {
+        if at_once {
+            self.kill();
+        }
+        let mut last = LastPrinted { bytes: Vec::new(), lost_bytes: 0 };
         if let Some(mut printed) = self.printed.take() {
             let rest = async {
                 // The pipe closes when the process and all its children have ended.
                 let mut bytes = vec![0; 16 * 1024];
                 while let Ok(count @ 1..) = printed.read(&mut bytes).await {
-                    keep_end(&mut last, &bytes[..count]);
+                    let room = LAST_PRINTED.saturating_sub(last.bytes.len()).min(count);
+                    last.bytes.extend_from_slice(&bytes[..room]);
+                    last.lost_bytes += count - room;
                 }
             };
             // Either it has closed its output by then, or it never will.

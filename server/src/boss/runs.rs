@@ -8,9 +8,10 @@ mod step;
 
 use common::{
     Page, Phase, Pipeline, Problem, Reason, RunEvent, RunFact, RunKey, RunNumber, RunState, RunSummary, Seq,
-    SkipReason, TaskId, TaskState, Verdict,
+    SkipReason, StepState, TaskId, TaskState, Verdict,
 };
-use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use tokio::sync::{Semaphore, watch};
@@ -39,6 +40,8 @@ pub(crate) enum RunsError {
     /// The run is not in the state that this needs.
     #[error("{}", .0.error)]
     NotNow(Problem),
+    #[error("the boss is shutting down")]
+    ShuttingDown,
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error(transparent)]
@@ -63,6 +66,8 @@ struct All {
     /// Told when a run starts or ends.
     changes: watch::Sender<()>,
     turns: Arc<Semaphore>,
+    /// Cancels every run that there is or will be.
+    closing: CancellationToken,
     driven: TaskTracker,
 }
 
@@ -96,6 +101,7 @@ impl Runs {
             live: Mutex::default(),
             changes: watch::channel(()).0,
             turns: Arc::new(Semaphore::new(TASKS_AT_ONCE)),
+            closing: CancellationToken::new(),
             driven: TaskTracker::new(),
         };
         Runs { all: Arc::new(all) }
@@ -120,40 +126,23 @@ impl Runs {
         code: Code,
         only: Option<Vec<TaskId>>,
     ) -> Result<RunNumber, RunsError> {
-        check_selection(&pipeline, only.as_deref())?;
-        let all = &self.all;
-        let (state_out, state_in) = tokio::sync::oneshot::channel();
-        let first = {
-            let key = key.clone();
-            move |run| {
-                let (events, state) = first_events(run, key, pipeline, only);
-                let summary = RunSummary::of(&state);
-                // Nobody listens only where the caller is gone; the run is then picked up like after a crash.
-                drop(state_out.send(state));
-                (events, summary)
-            }
-        };
-        let pipedef = code.pipedef.display().to_string();
-        let number = all.store.create(key.clone(), pipedef, code.files.clone(), first).await?;
-        let state = state_in.await.expect("the transaction that made the run has sent it");
-        let run = Run {
-            all: all.clone(),
-            number,
-            key,
-            code,
-            log: Log::new(all.store.clone(), state, all.changes.clone()),
-            cancel: CancellationToken::new(),
-            pins: Mutex::default(),
-        };
-        all.changes.send_replace(());
-        all.drive(run);
-        Ok(number)
+        let only = check_selection(&pipeline, only)?;
+        if self.all.closing.is_cancelled() {
+            return Err(RunsError::ShuttingDown);
+        }
+        // A run that is in the store is driven, even where the one who asked for it does not wait.
+        let all = self.all.clone();
+        let begun = tokio::spawn(async move { all.begin(key, pipeline, code, only).await });
+        begun.await.unwrap_or_else(|panicked| std::panic::resume_unwind(panicked.into_panic()))
     }
 
     /// New attempts of the tasks of an ended run that did not pass.
     pub(crate) async fn rerun(&self, number: RunNumber, only: Option<Vec<TaskId>>) -> Result<(), RunsError> {
         let not_now = |error: String, hint: &str| RunsError::NotNow(Problem::new(error, hint));
         let state = self.state(number).await?;
+        if self.all.closing.is_cancelled() {
+            return Err(RunsError::ShuttingDown);
+        }
         if !matches!(state.phase, Phase::Ended(_)) {
             return Err(not_now(format!("run {number} is still running"), "wait for its end, or cancel it"));
         }
@@ -169,17 +158,33 @@ impl Runs {
             return Err(not_now(format!("every task of run {number} passed"), "start a new run"));
         }
         let (pipedef, files) = self.all.store.pipedef(number).await?;
-        let run = Run {
+        let run = Arc::new(Run {
             all: self.all.clone(),
             number,
             key: state.key.clone().expect("a run that has ended has begun"),
-            code: Code { pipedef: PathBuf::from(pipedef), files, python: PathBuf::from(ANY_PYTHON) },
+            code: Code {
+                pipedef: PathBuf::from(pipedef),
+                files,
+                python: PathBuf::from(ANY_PYTHON),
+                addresses: Vec::new(),
+            },
             pins: Mutex::new(pins_of(&state)),
             log: Log::new(self.all.store.clone(), state, self.all.changes.clone()),
-            cancel: CancellationToken::new(),
-        };
-        run.log.append(RunFact::RerunStarted { only }).await?;
-        self.all.drive(run);
+            cancel: self.all.closing.child_token(),
+        });
+        if !self.all.enter(&run) {
+            return Err(not_now(format!("run {number} is still running"), "wait for its end, or cancel it"));
+        }
+        // Not to be given up half-way, even where the one who asked for it does not wait.
+        let begun = tokio::spawn(async move {
+            let appended = run.log.append(RunFact::RerunStarted { only }).await;
+            match appended {
+                Ok(_) => run.all.clone().drive(run),
+                Err(_) => run.all.leave(&run),
+            }
+            appended
+        });
+        begun.await.unwrap_or_else(|panicked| std::panic::resume_unwind(panicked.into_panic()))?;
         Ok(())
     }
 
@@ -257,6 +262,8 @@ impl Runs {
                 tracing::error!(run.id = number.0, "run {number} could not be cancelled: {error}");
             }
         }
+        // And those that begin only now.
+        self.all.closing.cancel();
         self.all.driven.close();
         self.all.driven.wait().await;
     }
@@ -285,32 +292,88 @@ impl All {
         }
     }
 
+    async fn begin(
+        self: &Arc<All>,
+        key: RunKey,
+        pipeline: Pipeline,
+        code: Code,
+        only: Option<Vec<TaskId>>,
+    ) -> Result<RunNumber, RunsError> {
+        let (state_out, state_in) = tokio::sync::oneshot::channel();
+        let first = {
+            let key = key.clone();
+            move |run| {
+                let (events, state) = first_events(run, key, pipeline, only);
+                let summary = RunSummary::of(&state);
+                state_out.send(state).expect("the receiver waits for this transaction");
+                (events, summary)
+            }
+        };
+        let pipedef = code.pipedef.display().to_string();
+        let number = self.store.create(key.clone(), pipedef, code.files.clone(), first).await?;
+        let state = state_in.await.expect("the transaction that made the run has sent it");
+        let run = Arc::new(Run {
+            all: self.clone(),
+            number,
+            key,
+            code,
+            log: Log::new(self.store.clone(), state, self.changes.clone()),
+            cancel: self.closing.child_token(),
+            pins: Mutex::default(),
+        });
+        self.enter(&run);
+        self.changes.send_replace(());
+        self.clone().drive(run);
+        Ok(number)
+    }
+
+    /// Puts a run among the living, unless it is there already.
+    fn enter(&self, run: &Arc<Run>) -> bool {
+        let mut live = self.live.lock().expect("no panic under this lock");
+        match live.entry(run.number) {
+            Entry::Occupied(_) => false,
+            Entry::Vacant(place) => {
+                place.insert(run.clone());
+                true
+            }
+        }
+    }
+
+    fn leave(&self, run: &Arc<Run>) {
+        self.live.lock().expect("no panic under this lock").remove(&run.number);
+    }
+
     /// Executes a run in the background, and takes it out of the living at its end.
-    fn drive(self: &Arc<All>, run: Run) {
-        let run = Arc::new(run);
-        let number = run.number;
-        self.live.lock().expect("no panic under this lock").insert(number, run.clone());
-        let all = self.clone();
-        self.driven.spawn(async move {
-            let driven = tokio::spawn(async move { run.drive().await }).await;
-            let broken = match driven {
+    fn drive(self: Arc<All>, run: Arc<Run>) {
+        let tracker = self.driven.clone();
+        tracker.spawn(async move {
+            let number = run.number;
+            let driven = tokio::spawn({
+                let run = run.clone();
+                async move { run.drive().await }
+            });
+            let broken = match driven.await {
                 Ok(Ok(())) => None,
                 Ok(Err(error)) => Some(error.to_string()),
                 Err(panicked) => Some(panicked.to_string()),
             };
-            all.live.lock().expect("no panic under this lock").remove(&number);
             if let Some(error) = broken {
                 tracing::error!(run.id = number.0, "run {number} cannot go on: {error}");
                 // Where not even this can be written, the next start does it.
-                if let Err(error) = all.end_abandoned(number, Reason::Internal).await {
+                if let Err(error) = self.end_abandoned(number, Reason::Internal).await {
                     tracing::error!(run.id = number.0, "run {number} cannot be ended: {error}");
                 }
             }
+            self.leave(&run);
         });
     }
 
-    async fn end_abandoned(&self, number: RunNumber, reason: Reason) -> Result<(), RunsError> {
+    async fn end_abandoned(self: &Arc<All>, number: RunNumber, reason: Reason) -> Result<(), RunsError> {
         let state = self.replay(number).await?;
+        if matches!(state.phase, Phase::Ended(_)) {
+            return Ok(());
+        }
+        self.cancel_unended(&state);
         let log = Log::new(self.store.clone(), state.clone(), self.changes.clone());
         for task in state.tasks() {
             let id = task.id.clone();
@@ -325,7 +388,7 @@ impl All {
                         "run it again",
                     )),
                 },
-                (TaskState::Pending, _) => RunFact::TaskSkipped { task: id, why: SkipReason::Cancelled },
+                (TaskState::Pending, _) => RunFact::TaskSkipped { task: id, why: SkipReason::Abandoned },
                 (TaskState::Running | TaskState::Ended(_) | TaskState::Skipped(_), _) => continue,
             };
             log.append(fact).await?;
@@ -335,24 +398,52 @@ impl All {
         tracing::warn!(run.id = number.0, "run {number} was left unfinished by its process: {verdict:?}");
         Ok(())
     }
+
+    /// Tells the workers of steps that nobody waits for any more. That they hear it is not waited for.
+    fn cancel_unended(self: &Arc<All>, state: &RunState) {
+        let running = state.tasks().filter(|task| task.state == TaskState::Running);
+        for step in running.filter_map(|task| task.attempts.last()).flat_map(|attempt| &attempt.steps) {
+            if matches!(step.state, StepState::Ended(_)) {
+                continue;
+            }
+            let Ok(worker) = self.workers.resolve(&step.worker) else { continue };
+            let (all, id) = (self.clone(), step.id.clone());
+            tokio::spawn(async move {
+                if let Err(error) = all.client.cancel(&worker, &id).await {
+                    tracing::warn!(step = %id, "a step that was left behind could not be cancelled: {error}");
+                }
+            });
+        }
+    }
 }
 
-fn check_selection(pipeline: &Pipeline, only: Option<&[TaskId]>) -> Result<(), RunsError> {
+/// What can be run: named tasks, each once. Discovery runs the user's code, so what it says is not taken on trust.
+fn check_selection(pipeline: &Pipeline, only: Option<Vec<TaskId>>) -> Result<Option<Vec<TaskId>>, RunsError> {
     let problem = |error: String, hint: &str| Err(RunsError::Pipedef(Problem::new(error, hint)));
-    if pipeline.tasks().next().is_none() {
+    let mut names = HashSet::new();
+    for task in pipeline.tasks() {
+        if TaskId::try_from(task.to_string()).as_ref() != Ok(&task) {
+            return problem(
+                format!("{task} cannot be the name of a task"),
+                "use Python identifiers as names",
+            );
+        }
+        if !names.insert(task.clone()) {
+            return problem(format!("there are two tasks {task}"), "give one of them another name");
+        }
+    }
+    if names.is_empty() {
         return problem("the pipedef declares no task".to_owned(), "add a method task_something to a Stage");
     }
-    let Some(only) = only else { return Ok(()) };
+    let Some(only) = only else { return Ok(None) };
     if only.is_empty() {
         return problem("no task was selected".to_owned(), "name at least one as Stage.task");
     }
-    match only.iter().find(|wanted| !pipeline.tasks().any(|task| task == **wanted)) {
-        Some(stranger) => {
-            let names: Vec<String> = pipeline.tasks().take(8).map(|task| task.to_string()).collect();
-            problem(format!("there is no task {stranger}"), &format!("there are: {}", names.join(", ")))
-        }
-        None => Ok(()),
+    if let Some(stranger) = only.iter().find(|wanted| !names.contains(*wanted)) {
+        let names: Vec<String> = pipeline.tasks().take(8).map(|task| task.to_string()).collect();
+        return problem(format!("there is no task {stranger}"), &format!("there are: {}", names.join(", ")));
     }
+    Ok(Some(pipeline.tasks().filter(|task| only.contains(task)).collect()))
 }
 
 /// A run begins with its pipeline, and with what it leaves out.

@@ -7,6 +7,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use sha2::{Digest as _, Sha256};
 use std::collections::HashMap;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -42,16 +43,18 @@ struct Shared {
 }
 
 impl Sessions {
-    pub(crate) fn new(token: Token, store: Store, port: u16, public_urls: &[String]) -> Sessions {
+    pub(crate) fn new(token: Token, store: Store, listen: SocketAddr, public_urls: &[String]) -> Sessions {
+        let port = listen.port();
         let mut hosts: Vec<String> =
             ["localhost", "127.0.0.1", "[::1]"].iter().map(|host| format!("{host}:{port}")).collect();
+        hosts.push(reachable(listen).to_string());
         for url in public_urls {
             let rest = url.split_once("://").map_or(url.as_str(), |(_, rest)| rest);
             hosts.push(rest.trim_end_matches('/').to_ascii_lowercase());
         }
         let base_url = match public_urls.first() {
             Some(url) => url.trim_end_matches('/').to_owned(),
-            None => format!("http://127.0.0.1:{port}"),
+            None => format!("http://{}", reachable(listen)),
         };
         let shared = Shared { token, store, port, hosts, base_url, links: Mutex::default() };
         Sessions { shared: Arc::new(shared) }
@@ -114,6 +117,11 @@ impl Sessions {
             self.shared.store.see_session(hash(value), now.saturating_sub(SESSION_LIVES_MS), now).await;
         seen.map_err(|error| Refusal::internal(&error.into()))
     }
+}
+
+/// Where a boss that listens there is reached from its own machine.
+pub(crate) fn reachable(listen: SocketAddr) -> SocketAddr {
+    if listen.ip().is_unspecified() { SocketAddr::from((Ipv4Addr::LOCALHOST, listen.port())) } else { listen }
 }
 
 fn hash(text: &str) -> String {

@@ -86,6 +86,14 @@ impl WorkerClient {
 
     /// Does a worker answer at this address, and does it take this token?
     pub(crate) async fn probe(&self, worker: &WorkerAddress) -> Probe {
+        // Without the token first: what listens there may be anybody.
+        let health = self.http.get(format!("{}/health", worker.base)).timeout(Duration::from_secs(5)).send();
+        match health.await {
+            Ok(answer) if answer.headers().contains_key("bettertest-version") => {}
+            Ok(_) => return Probe::Other,
+            Err(error) if error.is_connect() => return Probe::Nothing,
+            Err(_) => return Probe::Other,
+        }
         let url = format!("{}/steps", worker.base);
         let asked = self.http.get(url).bearer_auth(&worker.token).timeout(Duration::from_secs(5)).send();
         match asked.await {
@@ -116,7 +124,7 @@ impl Followed {
                 continue;
             };
             if let Some(event) = stream.ready.pop_front() {
-                let Some(position) = event.id else {
+                let Some(position) = event.id.filter(|position| *position < MOST) else {
                     return Err(broken(&self.worker, "an event without a position"));
                 };
                 if position <= self.position {
@@ -137,7 +145,13 @@ impl Followed {
                         .map_err(|error| broken(&self.worker, &error.to_string()))?;
                 }
                 // Cut, or silent for too long, before the end was told.
-                Some(Err(_)) | None => self.stream = None,
+                Some(Err(_)) | None => {
+                    self.stream = None;
+                    let error =
+                        format!("the worker {} does not tell how step {} ended", self.worker.base, self.id);
+                    let problem = Problem::new(error, "its log may say why");
+                    self.wait_or_give_up(NotNow { reason: Reason::WorkerLost, problem }).await?;
+                }
             }
         }
     }
@@ -154,8 +168,8 @@ impl Followed {
         let request = request.bearer_auth(&worker.token);
         let why = match request.send().await {
             Ok(answer) if answer.status().is_success() => {
+                // Only what it sends counts as heard: a stream may be opened again and again and say nothing.
                 self.known = true;
-                self.heard_at = Instant::now();
                 self.stream = Some(EventStream {
                     bytes: Box::pin(answer.bytes_stream()),
                     decoder: sse::Decoder::default(),
@@ -193,7 +207,11 @@ impl Followed {
             |reason, problem: Problem| Trouble::Fault { reason, message: problem.error, hint: problem.hint };
         match status {
             StatusCode::SERVICE_UNAVAILABLE => Ok(problem),
-            StatusCode::UNPROCESSABLE_ENTITY => Err(Trouble::Refused(problem)),
+            // A step that is under way may be served at the next try.
+            status if status.is_server_error() && self.known => Ok(problem),
+            // Of a step that is under way this says nothing about its spec.
+            StatusCode::UNPROCESSABLE_ENTITY if !self.known => Err(Trouble::Refused(problem)),
+            StatusCode::UNPROCESSABLE_ENTITY => Err(fault(Reason::WorkerLost, problem)),
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(fault(Reason::TokenRefused, problem)),
             StatusCode::GONE => Err(fault(Reason::StepForgotten, problem)),
             StatusCode::NOT_FOUND if self.known => Err(Trouble::Fault {
@@ -226,6 +244,9 @@ struct NotNow {
     reason: Reason,
     problem: Problem,
 }
+
+/// Beyond any spool; a position is what we count on with.
+const MOST: u64 = 1 << 53;
 
 /// Without contact for so long, a step that was under way is `errored: worker_lost`.
 const WORKER_LOST: Duration = Duration::from_secs(60);

@@ -5,6 +5,7 @@ mod access;
 mod bad_input;
 mod ci;
 mod command;
+mod odd_workers;
 mod output;
 mod page;
 mod runs;

@@ -1,6 +1,6 @@
 //! One attempt of one task: a Python process that asks for steps, the steps, and the verdict from both.
 
-use common::{Problem, Reason, RunFact, StepEnd, StepId, StepSpec, TaskId, Verdict, step_id};
+use common::{Mark, Problem, Reason, RunFact, StepEnd, StepId, StepSpec, TaskId, Verdict, step_id};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -42,7 +42,9 @@ pub(super) struct Attempt {
     /// How many equal calls there were before, by the id that the first of them got.
     asked: HashMap<StepId, u32>,
     queued: watch::Sender<usize>,
-    printed_bytes: usize,
+    /// How much of what Python printed was kept, and how much was not.
+    kept_bytes: usize,
+    lost_bytes: u64,
 }
 
 /// Executes the next attempt of a task and records how it ended.
@@ -68,9 +70,11 @@ pub(super) async fn attempt(
                 done: BTreeMap::new(),
                 asked: HashMap::new(),
                 queued: watch::channel(0).0,
-                printed_bytes: 0,
+                kept_bytes: 0,
+                lost_bytes: 0,
             };
             let ended = attempt.execute().await?;
+            attempt.mark_what_was_not_kept();
             let stored = tokio::task::spawn_blocking(move || output.end())
                 .await
                 .unwrap_or_else(|panicked| Err(panicked.to_string()));
@@ -111,8 +115,9 @@ impl Attempt {
         if !matches!(last, Last::Returned) {
             self.cancel.cancel();
         }
-        let rest = runner.end().await;
-        self.print(&rest);
+        let rest = runner.end(matches!(last, Last::Cancelled | Last::OutOfTime)).await;
+        self.print(&rest.bytes);
+        self.lost_bytes += rest.lost_bytes as u64;
         let unwaited = !self.steps.is_empty();
         while let Some(joined) = self.steps.join_next().await {
             self.take(joined)?;
@@ -131,6 +136,21 @@ impl Attempt {
             let in_queue = *queued.borrow_and_update();
             clock.run_or_stand(!self.steps.is_empty() && in_queue == self.steps.len());
             tokio::select! {
+                // A cancel outweighs a last word that comes with it; and Python last, which may never stop printing.
+                biased;
+                () = cancel.cancelled() => return Ok(Last::Cancelled),
+                Some(joined) = self.steps.join_next() => {
+                    let call = self.take(joined)?;
+                    match &self.done[&call] {
+                        StepDone::Ended(end) => runner.answer(&Answer::of(call, end)).await,
+                        StepDone::Refused(problem) => {
+                            runner.answer(&Answer::Refused { call, problem: problem.clone() }).await;
+                        }
+                    }
+                }
+                // The clock is set anew at the head of the loop.
+                Ok(()) = queued.changed() => {}
+                () = clock.out() => return Ok(Last::OutOfTime),
                 heard = runner.heard() => match heard {
                     Heard::Printed(bytes) => self.print(&bytes),
                     Heard::Said(Say::StepAsked { call, worker, spec }) => {
@@ -144,19 +164,6 @@ impl Attempt {
                     Heard::Said(Say::Broken { problem }) => return Ok(Last::Raised { call: None, problem }),
                     Heard::Said(Say::Discovered { .. }) | Heard::Gone => return Ok(Last::Gone),
                 },
-                Some(joined) = self.steps.join_next() => {
-                    let call = self.take(joined)?;
-                    match &self.done[&call] {
-                        StepDone::Ended(end) => runner.answer(&Answer::of(call, end)).await,
-                        StepDone::Refused(problem) => {
-                            runner.answer(&Answer::Refused { call, problem: problem.clone() }).await;
-                        }
-                    }
-                }
-                // The clock is set anew at the head of the loop.
-                Ok(()) = queued.changed() => {}
-                () = clock.out() => return Ok(Last::OutOfTime),
-                () = cancel.cancelled() => return Ok(Last::Cancelled),
             }
         }
     }
@@ -218,11 +225,18 @@ impl Attempt {
         Ok(call)
     }
 
+    fn mark_what_was_not_kept(&self) {
+        if self.lost_bytes > 0 {
+            self.output.mark(Mark::PipedefDropped { bytes: self.lost_bytes }, now_ms());
+        }
+    }
+
     fn print(&mut self, bytes: &[u8]) {
-        let room = PIPEDEF_PRINTS.saturating_sub(self.printed_bytes);
-        self.printed_bytes = self.printed_bytes.saturating_add(bytes.len());
-        if room > 0 && !bytes.is_empty() {
-            self.output.pipedef_printed(&bytes[..bytes.len().min(room)], now_ms());
+        let (kept, lost) = bytes.split_at(bytes.len().min(PIPEDEF_PRINTS - self.kept_bytes));
+        self.kept_bytes += kept.len();
+        self.lost_bytes += lost.len() as u64;
+        if !kept.is_empty() {
+            self.output.pipedef_printed(kept, now_ms());
         }
     }
 

@@ -2,6 +2,7 @@
 //! and only then told.
 
 use common::{IllegalTransition, RunEvent, RunFact, RunNumber, RunState, RunSummary, Seq};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::sync::{Mutex, watch};
 
@@ -13,14 +14,18 @@ pub(crate) enum LogError {
     Illegal(#[from] IllegalTransition),
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// An event before this one could not be stored: what followed would leave a hole.
+    #[error("the log broke off before")]
+    BrokenOff,
 }
 
 pub(crate) struct Log {
     run: RunNumber,
     store: Store,
-    /// Held while an event is stored, so that the log has one order. Never ahead of the store, unless the store
-    /// failed; then the run cannot go on.
+    /// Held while an event is stored, so that the log has one order.
     state: Mutex<RunState>,
+    /// The store failed once, so the state is ahead of it, and nothing may follow.
+    broken_off: AtomicBool,
     told: watch::Sender<Seq>,
     /// Told too when lists change.
     changes: watch::Sender<()>,
@@ -29,18 +34,31 @@ pub(crate) struct Log {
 impl Log {
     pub(crate) fn new(store: Store, state: RunState, changes: watch::Sender<()>) -> Log {
         let told = watch::channel(state.last_seq).0;
-        Log { run: state.number, store, state: Mutex::new(state), told, changes }
+        Log {
+            run: state.number,
+            store,
+            state: Mutex::new(state),
+            broken_off: AtomicBool::new(false),
+            told,
+            changes,
+        }
     }
 
     /// Appends one fact: on disk when this returns.
     pub(super) async fn append(&self, fact: RunFact) -> Result<Seq, LogError> {
         let mut state = self.state.lock().await;
+        if self.broken_off.load(Ordering::Relaxed) {
+            return Err(LogError::BrokenOff);
+        }
         let seq = Seq(state.last_seq.0 + 1);
         let listed = matches!(fact, RunFact::RunEnded { .. } | RunFact::RerunStarted { .. });
         let event = RunEvent { seq, at_ms: now_ms(), fact };
         state.apply(&event)?;
+        // Also where this is dropped in the middle of the write.
+        self.broken_off.store(true, Ordering::Relaxed);
         let summary = listed.then(|| RunSummary::of(&state));
         self.store.append(self.run, event, summary).await?;
+        self.broken_off.store(false, Ordering::Relaxed);
         self.told.send_replace(seq);
         if listed {
             self.changes.send_replace(());

@@ -47,14 +47,17 @@ impl Step {
             }
             Ok(worker) => match self.listen(&worker, &mut position, &mut in_queue).await? {
                 Ok(end) => return Ok(StepDone::Ended(end)),
-                Err(trouble) => match trouble {
-                    Trouble::Fault { reason: Reason::TokenRefused, message, .. } => Trouble::Fault {
-                        reason: Reason::TokenRefused,
-                        message: format!("the worker {} does not take our token: {message}", worker.base),
-                        hint: Some(self.run.all.workers.token_hint(&worker.base)),
-                    },
-                    other => other,
-                },
+                Err(trouble) => {
+                    self.give_up(&worker).await;
+                    match trouble {
+                        Trouble::Fault { reason: Reason::TokenRefused, message, .. } => Trouble::Fault {
+                            reason: Reason::TokenRefused,
+                            message: format!("the worker {} does not take our token: {message}", worker.base),
+                            hint: Some(self.run.all.workers.token_hint(&worker.base)),
+                        },
+                        other => other,
+                    }
+                }
             },
             Err(none) => Trouble::Fault { reason: none.reason, message: none.message, hint: Some(none.hint) },
         };
@@ -100,7 +103,7 @@ impl Step {
         loop {
             let next = tokio::select! {
                 next = followed.next() => next,
-                never = &mut cancelling => match never {},
+                trouble = &mut cancelling => return Ok(Err(trouble)),
             };
             let (said, at) = match next {
                 Ok(next) => next,
@@ -123,7 +126,7 @@ impl Step {
                 }
                 StepEvent::Started { image_digest, .. } => {
                     if !self.run.set_pin(&self.worker, &self.spec.image, image_digest) {
-                        return Ok(Err(self.image_changed(worker).await));
+                        return Ok(Err(self.image_changed()));
                     }
                 }
                 StepEvent::Queued
@@ -134,7 +137,19 @@ impl Step {
                 | StepEvent::Errored { .. } => {}
             }
             let end = said.end();
-            self.append(at, said).await?;
+            match self.append(at, said).await {
+                Ok(()) => {}
+                Err(LogError::Illegal(wrong)) => {
+                    let message = format!("the worker {} tells what cannot be: {wrong}", worker.base);
+                    let hint = "compare bettertest --version on both machines".to_owned();
+                    return Ok(Err(Trouble::Fault {
+                        reason: Reason::WorkerBroken,
+                        message,
+                        hint: Some(hint),
+                    }));
+                }
+                Err(error) => return Err(error),
+            }
             if let Some(end) = end {
                 return Ok(Ok(end));
             }
@@ -142,10 +157,7 @@ impl Step {
     }
 
     /// Two steps that began at the same moment got different images by one name: neither can be trusted alone.
-    async fn image_changed(&self, worker: &WorkerAddress) -> Trouble {
-        if let Err(error) = self.run.all.client.cancel(worker, &self.id).await {
-            tracing::warn!(step = %self.id, "a step of a changed image could not be cancelled: {error}");
-        }
+    fn image_changed(&self) -> Trouble {
         Trouble::Fault {
             reason: Reason::ImageChanged,
             message: format!("the image {:?} became another one in the middle of this run", self.spec.image),
@@ -153,18 +165,35 @@ impl Step {
         }
     }
 
+    /// Nobody will hear of this step any more, so it is not to go on, if its worker can be told.
+    async fn give_up(&self, worker: &WorkerAddress) {
+        if let Err(error) = self.run.all.client.cancel(worker, &self.id).await {
+            tracing::warn!(step = %self.id, "a step that is given up could not be cancelled: {error}");
+        }
+    }
+
     /// Once the step is to be cancelled, asks the worker for it until the step's events tell that it ended: the
-    /// question may get lost, or be faster than the step's start.
-    async fn keep_cancelling(&self, worker: &WorkerAddress) -> std::convert::Infallible {
+    /// question may get lost, or be faster than the step's start. A worker that lets all its own limits pass is
+    /// not waited for longer.
+    async fn keep_cancelling(&self, worker: &WorkerAddress) -> Trouble {
         self.cancel.cancelled().await;
-        loop {
+        let asked_at = Instant::now();
+        while asked_at.elapsed() < CANCEL_PATIENCE {
             if let Err(error) = self.run.all.client.cancel(worker, &self.id).await {
                 tracing::debug!(step = %self.id, "the worker did not take a cancel: {error}");
             }
             tokio::time::sleep(CANCEL_AGAIN).await;
         }
+        Trouble::Fault {
+            reason: Reason::WorkerLost,
+            message: format!("the worker {} did not end the step that was cancelled", worker.base),
+            hint: Some("look at that worker's log, and at docker ps there".to_owned()),
+        }
     }
 }
+
+/// A worker's own limits for ending a step, 10 s after SIGTERM and 30 s after SIGKILL, and a minute.
+const CANCEL_PATIENCE: Duration = Duration::from_secs(100);
 
 /// How often a cancel is repeated to a worker that has not told of the step's end.
 const CANCEL_AGAIN: Duration = Duration::from_secs(1);
