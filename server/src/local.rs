@@ -140,8 +140,12 @@ pub(crate) async fn end_abandoned(runs: &Runs, local: &Path) -> Result<(), Setup
         SetupError::new(format!("the history of this project cannot be read: {error}"), "see the log")
     };
     for (number, key) in runs.unended().await.map_err(failed)? {
-        // The folder itself stays for the sweep, which may have to wait for Docker.
-        let Ok(_held) = hold(&local.join("runs").join(key.as_str())) else { continue };
+        let folder = local.join("runs").join(key.as_str());
+        // One that is gone was swept. One that is there stays for the sweep, which may have to wait for Docker.
+        let held = folder.exists().then(|| hold(&folder));
+        if held.is_some_and(|held| held.is_err()) {
+            continue;
+        }
         if let Err(error) = runs.end_abandoned(number, common::Reason::RunnerDied).await {
             tracing::error!(
                 run.id = number.0,
