@@ -142,10 +142,8 @@ pub(crate) async fn end_abandoned(runs: &Runs, local: &Path) -> Result<(), Setup
     for (number, key) in runs.unended().await.map_err(failed)? {
         let folder = local.join("runs").join(key.as_str());
         // One that is gone was swept. One that is there stays for the sweep, which may have to wait for Docker.
-        let held = folder.exists().then(|| hold(&folder));
-        if held.is_some_and(|held| held.is_err()) {
-            continue;
-        }
+        let held = if folder.exists() { Some(hold(&folder)) } else { None };
+        let Ok(_held) = held.transpose() else { continue };
         if let Err(error) = runs.end_abandoned(number, common::Reason::RunnerDied).await {
             tracing::error!(
                 run.id = number.0,
