@@ -16,8 +16,19 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// A browser of its own for one test.
 struct Browser {
     client: Client,
-    driver: Child,
+    _driver: Driver,
     _profile: tempfile::TempDir,
+}
+
+/// The chromedriver of one browser; ended with it, also where the browser never starts.
+struct Driver(Child);
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        // Where it has ended already there is nothing left to end.
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
 }
 
 impl Browser {
@@ -29,7 +40,9 @@ impl Browser {
             .stderr(Stdio::null())
             .spawn()
             .expect("chromedriver is there: run setup/browser.sh");
-        let mut said = BufReader::new(driver.stdout.take().expect("it is piped"));
+        let said = driver.stdout.take();
+        let driver = Driver(driver);
+        let mut said = BufReader::new(said.expect("it is piped"));
         let mut line = String::new();
         while !line.contains("successfully on port ") {
             line.clear();
@@ -61,7 +74,7 @@ impl Browser {
             .connect(&format!("http://127.0.0.1:{port}"))
             .await
             .expect("chromium starts");
-        let browser = Browser { client, driver, _profile: profile };
+        let browser = Browser { client, _driver: driver, _profile: profile };
         let (_, made) = ci.post("/api/login-links").await;
         browser.client.goto(made["link"].as_str().expect("a link")).await.expect("the page loads");
         browser
@@ -107,18 +120,8 @@ impl Browser {
         text.ok().and_then(|text| text.as_str().map(str::to_owned)).unwrap_or_default()
     }
 
-    async fn close(mut self) {
+    async fn close(self) {
         self.client.clone().close().await.expect("the browser closes");
-        self.driver.kill().expect("chromedriver is ours");
-        self.driver.wait().expect("it ends");
-    }
-}
-
-impl Drop for Browser {
-    fn drop(&mut self) {
-        // After `close` it has ended already.
-        drop(self.driver.kill());
-        drop(self.driver.wait());
     }
 }
 
