@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Phase, RunNumber, RunState, SkipReason, StepId, TaskId, TaskState, Verdict};
+use crate::{Phase, Reason, RunNumber, RunState, SkipReason, StepId, TaskId, TaskState, Verdict};
 
 /// What went wrong and what to do next; the body of every refusal, and a part of `task_ended`.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -11,6 +11,9 @@ pub struct Problem {
     pub error: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
+    /// For machines, where a worker cannot take a step now: what the step ends with if it stays so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Reason>,
     /// Where in the user's own files, where it is about one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub file: Option<String>,

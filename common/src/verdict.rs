@@ -95,6 +95,7 @@ reasons! {
     KillFailed = "kill_failed" => Errored,
     QueueTimeout = "queue_timeout" => Errored,
     SpoolFull = "spool_full" => Errored,
+    /// A disk of ours takes no more, or nothing at all; the message says which.
     DiskFull = "disk_full" => Errored,
     /// No contact with the worker for too long, in the middle of a step.
     WorkerLost = "worker_lost" => Errored,

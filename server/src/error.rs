@@ -2,7 +2,7 @@
 
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use common::Problem;
+use common::{Problem, Reason};
 
 /// The set-up is wrong: printed as two lines, exit code 2.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +28,12 @@ pub(crate) struct Refusal {
 impl Refusal {
     pub(crate) fn new(status: StatusCode, error: impl Into<String>, hint: impl Into<String>) -> Refusal {
         Refusal { status, problem: Problem::new(error, hint) }
+    }
+
+    /// For a machine that asks again, and in the end has to say why it was never served.
+    pub(crate) fn because(mut self, reason: Reason) -> Refusal {
+        self.problem.reason = Some(reason);
+        self
     }
 
     pub(crate) fn bad_body(error: &serde_json::Error) -> Refusal {

@@ -2,7 +2,7 @@
 //! it. It never starts a step anew that a worker may have seen.
 
 use bytes::Bytes;
-use common::{Problem, Reason, StepEvent, StepId, StepSpec};
+use common::{Outcome, Problem, Reason, StepEvent, StepId, StepSpec};
 use futures_util::{Stream, StreamExt as _};
 use reqwest::{Response, StatusCode};
 use std::collections::VecDeque;
@@ -178,7 +178,10 @@ impl Followed {
                 return Ok(());
             }
             Ok(answer) => {
-                NotNow { reason: Reason::EngineUnavailable, problem: self.not_served(answer).await? }
+                let problem = self.not_served(answer).await?;
+                // Whatever a worker says, a step that it does not take is nobody's failure.
+                let ours = problem.reason.filter(|reason| reason.outcome() == Outcome::Errored);
+                NotNow { reason: ours.unwrap_or(Reason::EngineUnavailable), problem }
             }
             Err(error) => NotNow {
                 reason: Reason::WorkerUnreachable,
@@ -226,8 +229,8 @@ impl Followed {
     async fn wait_or_give_up(&mut self, why: NotNow) -> Result<(), Trouble> {
         let (patience, reason) = match (self.known, why.reason) {
             (true, _) => (WORKER_LOST, Reason::WorkerLost),
-            (false, Reason::EngineUnavailable) => (NOT_READY, Reason::EngineUnavailable),
-            (false, reason) => (FIRST_CONTACT, reason),
+            (false, Reason::WorkerUnreachable) => (FIRST_CONTACT, Reason::WorkerUnreachable),
+            (false, reason) => (NOT_READY, reason),
         };
         if self.heard_at.elapsed() > patience {
             return Err(Trouble::Fault { reason, message: why.problem.error, hint: why.problem.hint });
@@ -254,7 +257,8 @@ const WORKER_LOST: Duration = Duration::from_secs(60);
 /// A worker that never answered may be starting just now; more is not worth waiting for.
 const FIRST_CONTACT: Duration = Duration::from_secs(10);
 
-/// A worker whose engine does not work may have it back after a restart of Docker; longer is a fault to tell.
+/// A worker that takes no step now may have its Docker back after a restart, or room on its disk after tidying up;
+/// longer is a fault to tell.
 const NOT_READY: Duration = Duration::from_secs(20);
 
 fn broken(worker: &WorkerAddress, what: &str) -> Trouble {

@@ -1,6 +1,6 @@
 //! Records within bounds: what is old is forgotten but never run again, what is too much becomes a gap.
 
-use common::{StepEvent, StepId};
+use common::{Problem, Reason, StepEvent, StepId};
 use reqwest::StatusCode;
 use serde_json::json;
 use std::fs::{File, FileTimes};
@@ -64,7 +64,11 @@ async fn running_steps_that_fill_it_keep_new_ones_out() {
     rig.until("r-1", |event| matches!(event, StepEvent::Output { stream: common::Stream::Stderr, .. })).await;
     let sent = rig.post(&json!({"image": IMAGE, "command": "true", "id": "r-2"})).await;
     assert_eq!(sent.status(), StatusCode::SERVICE_UNAVAILABLE);
-    assert!(sent.text().await.unwrap().contains("spool_full"));
+    let problem: Problem = sent.json().await.unwrap();
+    assert_eq!(problem.reason, Some(Reason::SpoolFull));
+    let health = rig.get("/health").send().await.unwrap();
+    assert_eq!(health.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert!(health.text().await.unwrap().contains("spool_full"));
     rig.cancel("r-1").await;
     assert_eq!(rig.events("r-1", 0).await.stdout().len(), 500_000);
     assert_eq!(rig.run(json!({"image": IMAGE, "command": "true", "id": "r-2"})).await.verdict(), "passed");

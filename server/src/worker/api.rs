@@ -8,16 +8,16 @@ use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use bytes::Bytes;
-use common::{Health, StepId, StepSpec, StepView};
+use common::{Health, Reason, StepId, StepSpec, StepView};
 use futures_util::Stream;
 use std::collections::HashMap;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
-use super::output;
 use super::spool::Reader;
 use super::step::{Reading, Step};
-use super::steps::{NotTaken, Steps};
+use super::steps::{NotTaken, SPOOL_HINT, Steps};
+use super::{disk, output};
 use crate::auth::{Token, worker_guard};
 use crate::error::Refusal;
 use crate::http::{sse_response, write_event};
@@ -122,7 +122,7 @@ async fn view(State(api): State<Api>, Path(id): Path<String>) -> Result<Response
 
 async fn cancel(State(api): State<Api>, Path(id): Path<String>) -> Result<Response, Refusal> {
     let step = known(&api, &id)?;
-    step.ask_to_stop(common::Reason::CancelAsked);
+    step.ask_to_stop(Reason::CancelAsked);
     Ok(json(&step.view().map_err(anyhow::Error::from)?).into_response())
 }
 
@@ -242,19 +242,19 @@ fn refusal(not_taken: NotTaken) -> Refusal {
         NotTaken::OtherSpec(_) => refuse(StatusCode::CONFLICT, "give another command another id"),
         NotTaken::Forgotten(_) => refuse(StatusCode::GONE, "choose a new id to run it once more"),
         NotTaken::EngineDown(fault) => {
-            refuse(StatusCode::SERVICE_UNAVAILABLE, fault.hint.as_deref().unwrap_or("try again"))
+            let hint = fault.hint.as_deref().unwrap_or("try again");
+            refuse(StatusCode::SERVICE_UNAVAILABLE, hint).because(fault.reason)
         }
         NotTaken::Draining => {
             refuse(StatusCode::SERVICE_UNAVAILABLE, "try again when it is back; running steps go on")
         }
         NotTaken::DiskFull(_) => {
-            refuse(StatusCode::SERVICE_UNAVAILABLE, "make room there; the worker goes on by itself")
+            refuse(StatusCode::SERVICE_UNAVAILABLE, disk::HINT).because(Reason::DiskFull)
         }
-        NotTaken::SpoolFull(_) => refuse(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "wait for running steps to end, or start the worker with more --spool-bytes",
-        ),
-        NotTaken::Unrecorded(source) => Refusal::internal(&anyhow::Error::from(source)),
+        NotTaken::SpoolFull(_) => {
+            refuse(StatusCode::SERVICE_UNAVAILABLE, SPOOL_HINT).because(Reason::SpoolFull)
+        }
+        NotTaken::Unread(source) => Refusal::internal(&anyhow::Error::from(source)),
     }
 }
 

@@ -1,12 +1,14 @@
 //! Room on the disk: is there enough for another step, and the room that is kept for what must not be lost.
 
 use nix::fcntl::{FallocateFlags, fallocate};
-use nix::sys::statvfs::statvfs;
+use nix::sys::statvfs::{FsFlags, statvfs};
 use std::fs::{self, File};
 use std::io;
 use std::path::Path;
 
 use crate::limits;
+
+pub(crate) const HINT: &str = "make room there, and make it writable; the worker goes on by itself";
 
 /// None while there is room; otherwise what is short, in words.
 pub(crate) fn shortage(folder: &Path) -> Option<String> {
@@ -14,6 +16,9 @@ pub(crate) fn shortage(folder: &Path) -> Option<String> {
         Ok(disk) => disk,
         Err(error) => return Some(format!("the disk of {} cannot be asked: {error}", folder.display())),
     };
+    if disk.flags().contains(FsFlags::ST_RDONLY) {
+        return Some(format!("the disk of {} is mounted read-only", folder.display()));
+    }
     let unit = disk.fragment_size();
     // What a user who is not root may use.
     let (free, total) = (disk.blocks_available() * unit, disk.blocks() * unit);
@@ -30,6 +35,12 @@ pub(crate) fn shortage(folder: &Path) -> Option<String> {
 
 fn floor_bytes(total: u64) -> u64 {
     if total < limits::SMALL_DISK_BYTES { total / 10 } else { limits::FREE_BYTES }
+}
+
+/// Fails as the next record would.
+pub(crate) fn try_to_write(folder: &Path) -> io::Result<()> {
+    let path = folder.join(".try");
+    fs::write(&path, b"written").and_then(|()| fs::remove_file(path))
 }
 
 /// Kept free for the ends of steps, when everything else is full.

@@ -247,6 +247,7 @@ async fn keep_house(steps: Steps, folder: PathBuf) {
             if due {
                 steps.keep_house()?;
             }
+            steps.try_disk();
             disk::keep_reserve(&folder)
         });
         match tidied.await.map_err(std::io::Error::other).and_then(|tidied| tidied) {

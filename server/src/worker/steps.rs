@@ -7,6 +7,7 @@ use common::{Reason, StepId, StepSpec, StepView};
 use std::collections::HashMap;
 use std::io;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -73,9 +74,12 @@ pub(crate) enum NotTaken {
     DiskFull(String),
     #[error("spool_full: the running steps fill the {0} bytes that all output may take")]
     SpoolFull(u64),
-    #[error("the record of the step cannot be made: {0}")]
-    Unrecorded(#[from] io::Error),
+    #[error("the records of this worker cannot be read: {0}")]
+    Unread(#[from] io::Error),
 }
+
+pub(crate) const SPOOL_HINT: &str =
+    "wait for running steps to end, or start the worker with more --spool-bytes";
 
 /// All steps of a worker. Clones share them.
 #[derive(Clone)]
@@ -90,6 +94,10 @@ struct Inner {
     known: Mutex<HashMap<StepId, Arc<Step>>>,
     /// Steps whose containers cannot be killed, with the slots that they keep.
     beyond_reach: Mutex<Vec<(StepId, Option<Slot>)>>,
+    /// What the disk said when it last refused a record.
+    unwritable: Mutex<Option<String>>,
+    /// A step was refused because running ones fill all that output may take.
+    crowded: AtomicBool,
     lives: TaskTracker,
     draining: CancellationToken,
     hand_over: CancellationToken,
@@ -111,6 +119,8 @@ impl Steps {
             patience,
             known: Mutex::default(),
             beyond_reach: Mutex::default(),
+            unwritable: Mutex::default(),
+            crowded: AtomicBool::new(false),
             lives: TaskTracker::new(),
             draining: CancellationToken::new(),
             hand_over: CancellationToken::new(),
@@ -183,6 +193,7 @@ impl Steps {
         }
         if records.are_full() {
             records.keep_house(limits::RECORD)?;
+            self.0.crowded.store(records.are_full(), Ordering::Relaxed);
             if records.are_full() {
                 return Err(NotTaken::SpoolFull(self.0.capacity.spool_bytes));
             }
@@ -199,7 +210,9 @@ impl Steps {
         if self.0.draining.is_cancelled() {
             return Err(NotTaken::Draining);
         }
-        let spool = records.begin(&id, &spec)?;
+        let begun = records.begin(&id, &spec);
+        *self.unwritable() = begun.as_ref().err().map(|error| self.no_write(error));
+        let spool = begun.map_err(|error| NotTaken::DiskFull(self.no_write(&error)))?;
         let step = Arc::new(Step::new(id.clone(), &spec, Arc::new(spool)));
         known.insert(id, step.clone());
         drop(known);
@@ -286,11 +299,31 @@ impl Steps {
         self.beyond_reach().push((id.clone(), slot));
     }
 
-    /// Why the worker is not well, though its engine answers.
+    /// Why the worker is not well, though its engine answers; the second line is a hint.
     pub(crate) fn trouble(&self) -> Option<String> {
         let stuck: Vec<String> = self.beyond_reach().iter().map(|(id, _)| id.to_string()).collect();
-        let named = stuck.join(", ");
-        (!stuck.is_empty()).then(|| format!("containers that cannot be killed: of steps {named}"))
+        if !stuck.is_empty() {
+            let named = stuck.join(", ");
+            return Some(format!(
+                "containers that cannot be killed: of steps {named}\nhint: look at them on this machine: docker ps"
+            ));
+        }
+        if let Some(shortage) = disk::shortage(self.0.records.folder()).or_else(|| self.unwritable().clone())
+        {
+            return Some(format!("disk_full: {shortage}\nhint: {}", disk::HINT));
+        }
+        let crowded = self.0.crowded.load(Ordering::Relaxed) && self.are_full();
+        crowded.then(|| format!("{}\nhint: {SPOOL_HINT}", NotTaken::SpoolFull(self.0.capacity.spool_bytes)))
+    }
+
+    /// Can the disk be written to? What was wrong there may be mended, without a word to anyone.
+    pub(crate) fn try_disk(&self) {
+        let tried = disk::try_to_write(self.0.records.folder());
+        *self.unwritable() = tried.err().map(|error| self.no_write(&error));
+    }
+
+    fn no_write(&self, error: &io::Error) -> String {
+        format!("{} cannot be written: {error}", self.0.records.folder().display())
     }
 
     /// Removes what nobody waits for any more.
@@ -339,6 +372,10 @@ impl Steps {
     /// Held for short sections, in one of which a small file is written; never over an await.
     fn known(&self) -> MutexGuard<'_, HashMap<StepId, Arc<Step>>> {
         self.0.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn unwritable(&self) -> MutexGuard<'_, Option<String>> {
+        self.0.unwritable.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn beyond_reach(&self) -> MutexGuard<'_, Vec<(StepId, Option<Slot>)>> {
