@@ -4,14 +4,17 @@
 //! `axum::serve` has no place for a deadline there.
 
 use axum::Router;
-use axum::body::Body;
+use axum::body::{Body, HttpBody as _};
+use axum::extract::Request;
 use axum::http::header;
+use axum::middleware::map_request;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
+use socket2::TcpKeepalive;
 use std::convert::Infallible;
 use std::io::Write as _;
 use std::net::SocketAddr;
@@ -40,6 +43,7 @@ pub(crate) async fn listen(address: SocketAddr) -> Result<TcpListener, SetupErro
 
 /// Serves until `stop`, then lets answers that are being written end. Streams have to watch `stop` themselves.
 pub(crate) async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) {
+    let router = router.layer(map_request(async |request: Request| request.map(patient)));
     let graceful = GracefulShutdown::new();
     loop {
         let stream = tokio::select! {
@@ -60,6 +64,7 @@ pub(crate) async fn serve(listener: TcpListener, router: Router, stop: Cancellat
         let connection = hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(limits::HEADERS)
+            .max_buf_size(limits::CONNECTION_BYTES)
             .serve_connection(TokioIo::new(Box::pin(stream)), TowerToHyperService::new(router.clone()));
         let watched = graceful.watch(connection);
         tokio::spawn(async move {
@@ -74,13 +79,32 @@ pub(crate) async fn serve(listener: TcpListener, router: Router, stop: Cancellat
     }
 }
 
-/// Small events leave at once, and a peer that vanished without a word is noticed by the kernel.
+/// Small events leave at once. A peer that vanished without a word is noticed by the kernel: by what it does not
+/// acknowledge, and where there is nothing to send it, by asking whether it is there.
 fn tune(stream: &TcpStream) {
     let socket = socket2::SockRef::from(stream);
-    let tuned = stream.set_nodelay(true).and_then(|()| socket.set_tcp_user_timeout(Some(limits::SILENCE)));
+    let asking = TcpKeepalive::new().with_time(limits::KEEP_ALIVE).with_interval(limits::KEEP_ALIVE);
+    let tuned = stream
+        .set_nodelay(true)
+        .and_then(|()| socket.set_tcp_user_timeout(Some(limits::SILENCE)))
+        .and_then(|()| socket.set_tcp_keepalive(&asking));
     if let Err(error) = tuned {
         tracing::debug!("a connection could not be tuned: {error}");
     }
+}
+
+/// The same body, which breaks off where its sender says nothing for too long.
+fn patient(body: Body) -> Body {
+    if body.is_end_stream() {
+        return body;
+    }
+    let pieces = futures_util::stream::unfold(body.into_data_stream(), |mut pieces| async move {
+        match tokio::time::timeout(limits::SILENCE, pieces.next()).await {
+            Ok(piece) => piece.map(|piece| (piece, pieces)),
+            Err(late) => Some((Err(axum::Error::new(late)), pieces)),
+        }
+    });
+    Body::from_stream(pieces)
 }
 
 /// One server-sent event. `json` must be one line, as serde_json writes it.

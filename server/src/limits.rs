@@ -9,8 +9,12 @@ pub(crate) const KEEP_ALIVE: Duration = Duration::from_secs(5);
 /// A stream that says nothing for so long, not even a keep-alive, is taken for dead.
 pub(crate) const SILENCE: Duration = Duration::from_secs(20);
 
-/// A reader that takes no byte for so long is disconnected. What it missed it can fetch: readers follow files.
+/// A reader that takes no byte for so long is disconnected, if the kernel has not done so after `SILENCE`. What it
+/// missed it can fetch: readers follow files.
 pub(crate) const WRITE_STALL: Duration = Duration::from_secs(30);
+
+/// What one connection may hold back, besides the piece that is being written.
+pub(crate) const CONNECTION_BYTES: usize = 64 * 1024;
 
 /// From accepting a connection to the end of its request's headers.
 pub(crate) const HEADERS: Duration = Duration::from_secs(30);

@@ -5,8 +5,9 @@ use bytes::Bytes;
 use common::{Outcome, Problem, Reason, StepEvent, StepId, StepSpec};
 use futures_util::{Stream, StreamExt as _};
 use reqwest::{Response, StatusCode};
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::pin::Pin;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::sse;
@@ -16,6 +17,8 @@ use crate::limits;
 #[derive(Clone)]
 pub(crate) struct WorkerClient {
     http: reqwest::Client,
+    /// The addresses of workers that answered once. Such a one that is away is likely to come back.
+    met: Arc<Mutex<HashSet<String>>>,
 }
 
 /// Why there is no more to hear of a step.
@@ -54,12 +57,26 @@ impl WorkerClient {
             // What is on the way is chosen by the pipedef, not by this machine's environment.
             .no_proxy()
             .connect_timeout(Duration::from_secs(5))
+            // Of headers and of each read after them.
             .read_timeout(limits::SILENCE)
             .tcp_nodelay(true)
+            .tcp_user_timeout(limits::SILENCE)
+            .tcp_keepalive(limits::KEEP_ALIVE)
+            .tcp_keepalive_interval(limits::KEEP_ALIVE)
+            // Shorter than the other end keeps it, so that none is used that is just being closed.
+            .pool_idle_timeout(limits::SILENCE)
             .redirect(reqwest::redirect::Policy::none())
             .build()
             .expect("a client without TLS needs nothing that could be missing");
-        WorkerClient { http }
+        WorkerClient { http, met: Arc::default() }
+    }
+
+    fn has_met(&self, worker: &WorkerAddress) -> bool {
+        self.met.lock().expect("no panic under this lock").contains(&worker.base)
+    }
+
+    fn meet(&self, worker: &WorkerAddress) {
+        self.met.lock().expect("no panic under this lock").insert(worker.base.clone());
     }
 
     /// Listens to a step that does not have to exist yet. `spec.id` has to be set.
@@ -150,7 +167,7 @@ impl Followed {
                     let error =
                         format!("the worker {} does not tell how step {} ended", self.worker.base, self.id);
                     let problem = Problem::new(error, "its log may say why");
-                    self.wait_or_give_up(NotNow { reason: Reason::WorkerLost, problem }).await?;
+                    self.wait_or_give_up(NotNow { reason: Reason::WorkerLost, problem, taken: true }).await?;
                 }
             }
         }
@@ -170,6 +187,7 @@ impl Followed {
             Ok(answer) if answer.status().is_success() => {
                 // Only what it sends counts as heard: a stream may be opened again and again and say nothing.
                 self.known = true;
+                self.client.meet(&self.worker);
                 self.stream = Some(EventStream {
                     bytes: Box::pin(answer.bytes_stream()),
                     decoder: sse::Decoder::default(),
@@ -181,10 +199,11 @@ impl Followed {
                 let problem = self.not_served(answer).await?;
                 // Whatever a worker says, a step that it does not take is nobody's failure.
                 let ours = problem.reason.filter(|reason| reason.outcome() == Outcome::Errored);
-                NotNow { reason: ours.unwrap_or(Reason::EngineUnavailable), problem }
+                NotNow { reason: ours.unwrap_or(Reason::EngineUnavailable), problem, taken: false }
             }
             Err(error) => NotNow {
                 reason: Reason::WorkerUnreachable,
+                taken: !error.is_connect(),
                 problem: Problem::new(
                     format!("the worker {} does not answer: {}", self.worker.base, root_of(&error)),
                     format!(
@@ -200,7 +219,7 @@ impl Followed {
     /// An answer that says no: for good, or (503) for now.
     async fn not_served(&mut self, answer: Response) -> Result<Problem, Trouble> {
         let status = answer.status();
-        let text = answer.text().await.unwrap_or_default();
+        let text = words_of(answer).await;
         let problem = serde_json::from_str(&text).unwrap_or_else(|_| Problem {
             error: format!("the worker {} answered {status}", self.worker.base),
             hint: Some("is that address a bettertest worker?".to_owned()),
@@ -229,10 +248,15 @@ impl Followed {
     async fn wait_or_give_up(&mut self, why: NotNow) -> Result<(), Trouble> {
         let (patience, reason) = match (self.known, why.reason) {
             (true, _) => (WORKER_LOST, Reason::WorkerLost),
-            (false, Reason::WorkerUnreachable) => (FIRST_CONTACT, Reason::WorkerUnreachable),
+            (false, reason @ Reason::WorkerUnreachable) if why.taken || self.client.has_met(&self.worker) => {
+                (WORKER_LOST, reason)
+            }
+            (false, reason @ Reason::WorkerUnreachable) => (FIRST_CONTACT, reason),
             (false, reason) => (NOT_READY, reason),
         };
-        if self.heard_at.elapsed() > patience {
+        // Never at the first failure: where the silence was our own, because this process or its machine was
+        // stopped, the next try is the first that can tell.
+        if self.tries > 0 && self.heard_at.elapsed() > patience {
             return Err(Trouble::Fault { reason, message: why.problem.error, hint: why.problem.hint });
         }
         let pause = Duration::from_millis(50) * 2u32.pow(self.tries.min(5));
@@ -246,7 +270,29 @@ impl Followed {
 struct NotNow {
     reason: Reason,
     problem: Problem,
+    /// The worker may have taken the step before it went away.
+    taken: bool,
 }
+
+/// What an answer that says no has to say. It may come from anybody, so neither for ever nor without end.
+async fn words_of(answer: Response) -> String {
+    let mut words = Vec::new();
+    let mut pieces = answer.bytes_stream();
+    let read = async {
+        while words.len() < LONGEST_WORDS
+            && let Some(Ok(piece)) = pieces.next().await
+        {
+            words.extend_from_slice(&piece);
+        }
+    };
+    // What came in time is what is known.
+    drop(tokio::time::timeout(limits::SILENCE, read).await);
+    words.truncate(LONGEST_WORDS);
+    String::from_utf8_lossy(&words).into_owned()
+}
+
+/// More words than this are no refusal of ours.
+const LONGEST_WORDS: usize = 64 * 1024;
 
 /// Beyond any spool; a position is what we count on with.
 const MOST: u64 = 1 << 53;
@@ -254,7 +300,7 @@ const MOST: u64 = 1 << 53;
 /// Without contact for so long, a step that was under way is `errored: worker_lost`.
 const WORKER_LOST: Duration = Duration::from_secs(60);
 
-/// A worker that never answered may be starting just now; more is not worth waiting for.
+/// A worker that nobody ever heard of may be starting just now; more is not worth waiting for.
 const FIRST_CONTACT: Duration = Duration::from_secs(10);
 
 /// A worker that takes no step now may have its Docker back after a restart, or room on its disk after tidying up;
