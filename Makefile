@@ -6,7 +6,7 @@
 # Each sets up what is missing on this machine first and says so; setup/ holds the steps, .tools/ what they made.
 SHELL := /bin/bash
 .DEFAULT_GOAL := build
-.PHONY: build page demo bench test clean
+.PHONY: build page demo bench soak test clean
 
 page:
 	@setup/web.sh
@@ -25,6 +25,11 @@ bench: build
 	@setup/docker.sh
 	@setup/test-image.sh
 	@python3 bench/bench.py
+
+soak: build
+	@setup/docker.sh
+	@setup/test-image.sh
+	@python3 -B soak/soak.py $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED))
 
 test:
 	@./check.sh
