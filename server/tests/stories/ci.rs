@@ -194,6 +194,15 @@ impl Ci {
     }
 }
 
+impl Ci {
+    /// What the worker lists.
+    pub(crate) async fn steps(&self) -> Vec<serde_json::Value> {
+        let url = format!("{}/steps", self.worker.base);
+        let asked = self.http.get(url).bearer_auth(&self.token).send().await;
+        asked.expect("the worker answers").json().await.expect("with JSON")
+    }
+}
+
 /// What was told of a run.
 pub(crate) struct Told {
     pub(crate) number: u64,
