@@ -26,17 +26,17 @@ def main(fd: int) -> None:
     channel = _channel.Channel(fd)
     order = channel.order()
     if order["order"] == "discover":
-        _discover(channel, order["pipedef"])
+        _discover(channel, _source.Texts(order["pipedef"], order.get("files")))
     elif order["order"] == "task":
         _run_task(channel, _source.Texts(order["pipedef"], order["files"]), order["stage"], order["task"])
     else:
         sys.exit(f"bettertest: this library knows no order {order['order']!r}")
 
 
-def _discover(channel: _channel.Channel, pipedef: str) -> None:
+def _discover(channel: _channel.Channel, texts: _source.Texts) -> None:
     from . import _discovery, _hints
 
-    texts = _source.Texts(pipedef)
+    pipedef = texts.pipedef
     try:
         texts.text(pipedef)
         module = _source.execute(texts)

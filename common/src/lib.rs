@@ -10,6 +10,7 @@
 //!
 //! Nothing in here reads a clock, a file or the network, and all of it builds for wasm.
 
+mod again;
 mod api;
 mod names;
 mod output;
@@ -31,7 +32,7 @@ pub use run::{
 pub use spec::{Command, Network, SpecProblem, StepSpec};
 pub use step::{StepEnd, StepEvent};
 pub use verdict::{Outcome, Reason, SkipReason, Verdict};
-pub use words::{duration, headline, task_words};
+pub use words::{duration, headline, passed_again, task_words};
 
 #[cfg(test)]
 mod tests;

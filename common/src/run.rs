@@ -82,6 +82,8 @@ pub struct RunState {
     pub key: Option<RunKey>,
     pub phase: Phase,
     pub only: Option<Vec<TaskId>>,
+    /// How often a part of it was run again.
+    pub reruns: u32,
     pub cancel_asked: bool,
     pub stages: Vec<StageRun>,
     pub started_at_ms: u64,
@@ -268,6 +270,10 @@ impl RunState {
                 Ok(())
             }
             RunFact::TaskSkipped { task, why } => {
+                let selected = self.only.as_ref().is_none_or(|only| only.contains(task));
+                if *why == SkipReason::NotSelected && selected {
+                    return Err(format!("{task} is a part of this run"));
+                }
                 let found = self.find(task)?;
                 if found.state != TaskState::Pending {
                     return Err(format!("{task} is not pending"));
@@ -361,6 +367,7 @@ impl RunState {
             self.stages[s].tasks[t].state = TaskState::Pending;
         }
         self.phase = Phase::Running;
+        self.reruns += 1;
         self.cancel_asked = false;
         self.ended_at_ms = None;
         Ok(())
@@ -398,10 +405,12 @@ impl RunState {
     }
 
     /// The worst of the latest attempts. Tasks that a cancel kept from starting make the run cancelled at
-    /// least, those that a crash kept from it make it errored, and a run in which nothing ran is never green.
+    /// least, those that a crash kept from it make it errored. A run in which nothing ran is never green, nor is
+    /// one of which a part is left out that nothing keeps from running any more.
     pub fn verdict_now(&self) -> Verdict {
         let mut worst = Verdict::Passed;
         let mut attempted = false;
+        let mut kept_back = false;
         for task in self.tasks() {
             match task.state {
                 TaskState::Ended(verdict) => {
@@ -414,12 +423,17 @@ impl RunState {
                 TaskState::Skipped(SkipReason::Abandoned) => {
                     worst = worst.worse(Verdict::Not(Reason::RunnerDied));
                 }
-                TaskState::Skipped(SkipReason::EarlierStage | SkipReason::NotSelected)
-                | TaskState::Pending
-                | TaskState::Running => {}
+                TaskState::Skipped(SkipReason::EarlierStage) => kept_back = true,
+                TaskState::Skipped(SkipReason::NotSelected) | TaskState::Pending | TaskState::Running => {}
             }
         }
-        if attempted || !worst.passed() { worst } else { Verdict::Not(Reason::RanNothing) }
+        let all_of_it = attempted && !kept_back;
+        if all_of_it || !worst.passed() { worst } else { Verdict::Not(Reason::RanNothing) }
+    }
+
+    /// The highest attempt that any of its tasks has come to; 0 where none has started.
+    pub fn latest_attempt(&self) -> u32 {
+        self.tasks().map(|task| task.attempts.len()).max().unwrap_or(0) as u32
     }
 
     /// What a re-run takes: every task whose latest attempt did not pass, and what was skipped because of it.

@@ -14,14 +14,16 @@ pub fn duration(ms: u64) -> String {
 
 /// How a task stands: `running`, `passed on attempt 2`, `skipped: earlier_stage`, `failed: command_failed`.
 pub fn task_words(task: &TaskRun) -> String {
+    let attempt = match task.attempts.len() {
+        0 | 1 => String::new(),
+        attempts => format!(" on attempt {attempts}"),
+    };
     match task.state {
-        TaskState::Pending | TaskState::Running => task.state.word().to_owned(),
+        TaskState::Pending => "pending".to_owned(),
+        TaskState::Running => format!("running{attempt}"),
         TaskState::Skipped(why) => format!("skipped: {}", why.word()),
-        TaskState::Ended(Verdict::Passed) if task.attempts.len() > 1 => {
-            format!("passed on attempt {}", task.attempts.len())
-        }
-        TaskState::Ended(Verdict::Passed) => "passed".to_owned(),
-        TaskState::Ended(Verdict::Not(reason)) => format!("{}: {reason}", reason.outcome()),
+        TaskState::Ended(Verdict::Passed) => format!("passed{attempt}"),
+        TaskState::Ended(Verdict::Not(reason)) => format!("{}{attempt}: {reason}", reason.outcome()),
     }
 }
 
@@ -32,15 +34,21 @@ pub fn headline(run: &RunState) -> String {
         Phase::Running if run.cancel_asked => "cancelling".to_owned(),
         Phase::Running => "running".to_owned(),
         Phase::Ended(Verdict::Not(reason)) => format!("{}: {reason}", reason.outcome()),
-        Phase::Ended(Verdict::Passed) => {
-            match run.tasks().map(|task| task.attempts.len()).max().unwrap_or(0) {
-                0 | 1 => "passed".to_owned(),
-                attempts => format!("passed on attempt {attempts}"),
-            }
-        }
+        Phase::Ended(Verdict::Passed) => match run.latest_attempt() {
+            0 | 1 if run.reruns == 0 => "passed".to_owned(),
+            // What a cancel or a crash had kept from starting has passed at its first attempt.
+            0 | 1 => "passed after a re-run".to_owned(),
+            attempts => format!("passed on attempt {attempts}"),
+        },
     };
     if let Some(only) = &run.only {
         words.push_str(&format!(" ({} of {} tasks)", only.len(), run.tasks().count()));
     }
     words
+}
+
+/// How many of its tasks have passed, but not at their first attempt.
+pub fn passed_again(run: &RunState) -> usize {
+    let again = |task: &&TaskRun| task.state == TaskState::Ended(Verdict::Passed) && task.attempts.len() > 1;
+    run.tasks().filter(again).count()
 }

@@ -64,6 +64,8 @@ pub(crate) struct Serve {
 pub(crate) enum Command {
     /// Run a pipedef here and now; exit code 0 passed, 1 not passed, 2 set-up wrong, 3 errored, 130 cancelled
     Run(RunArgs),
+    /// Run again what did not pass in an earlier `bettertest run`, on the same source; exit codes as of run
+    Rerun(RerunArgs),
     /// Print a new login link of the boss on this machine
     Open(OpenArgs),
 }
@@ -73,10 +75,44 @@ pub(crate) struct RunArgs {
     /// A pipedef, or a folder that holds .bettertest/pipedef.py
     #[arg(default_value = ".")]
     pub(crate) path: PathBuf,
+    #[command(flatten)]
+    pub(crate) how: HowToRun,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RerunArgs {
+    /// The number of a run of `bettertest run`, or `last`
+    #[arg(default_value = "last", value_parser = which_run)]
+    pub(crate) run: WhichRun,
+    /// The project: its folder, or its pipedef
+    #[arg(default_value = ".")]
+    pub(crate) path: PathBuf,
+    #[command(flatten)]
+    pub(crate) how: HowToRun,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum WhichRun {
+    Last,
+    Number(u32),
+}
+
+fn which_run(text: &str) -> Result<WhichRun, String> {
+    match text {
+        "last" => Ok(WhichRun::Last),
+        number => number.parse().map(WhichRun::Number).map_err(|_| {
+            "a run is named by its number, or `last`; the project's folder comes after that".to_owned()
+        }),
+    }
+}
+
+/// What `run` and `rerun` have in common.
+#[derive(Debug, Args)]
+pub(crate) struct HowToRun {
     /// Print the run's events as JSON lines instead
     #[arg(long)]
     pub(crate) json: bool,
-    /// Only the tasks of this stage (may be given several times)
+    /// Only the tasks of this stage (may be given several times); together with --task, what both select
     #[arg(long, value_name = "STAGE")]
     pub(crate) stage: Vec<String>,
     /// Only this task, as Stage.task or, where only one has that name, as task (may be given several times)

@@ -6,30 +6,38 @@ use std::path::{Path, PathBuf};
 
 use crate::auth::Token;
 use crate::boss::{self, Probe, Runs, WorkerAddress, WorkerClient, Workers};
-use crate::cli::RunArgs;
+use crate::cli::HowToRun;
 use crate::data_dir::{DataDir, Held, hold};
 use crate::error::SetupError;
 use crate::worker::{self, PrivateWorker};
 
-/// Names a project's history: by the path of the folder that it is.
-pub(crate) fn project_hash(pipedef: &Path) -> String {
-    let digest = Sha256::digest(boss::project_of(pipedef).as_os_str().as_encoded_bytes());
-    digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+/// Where a project has its history: a folder named by the path of the project's own.
+pub(crate) fn history_of(data: &DataDir, project: &Path) -> PathBuf {
+    let digest = Sha256::digest(project.as_os_str().as_encoded_bytes());
+    let name: String = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    data.path().join("local").join(name)
+}
+
+pub(crate) fn data_of(how: &HowToRun) -> Result<DataDir, SetupError> {
+    match &how.data_dir {
+        Some(path) => DataDir::open(path),
+        None => DataDir::open(&DataDir::default_path()?),
+    }
 }
 
 /// Finds out who serves the addresses that the pipedef names: a worker of this machine that takes our token,
 /// or, where nothing listens, a private worker. What is wrong there is said before there is a run.
 pub(crate) async fn find_workers(
-    args: &RunArgs,
+    how: &HowToRun,
     data: &DataDir,
     addresses: &[String],
     folder: &Path,
     instance: &str,
 ) -> Result<(Workers, Option<PrivateWorker>), SetupError> {
-    let token = local_token(args, data)?;
+    let token = local_token(how, data)?;
     let mut workers = Workers::new(Some(&token), data.path())?;
     let client = WorkerClient::new();
-    if let Some(address) = &args.worker {
+    if let Some(address) = &how.worker {
         workers.use_everywhere(address);
         let worker = workers.resolve(address).map_err(|none| SetupError::new(none.message, none.hint))?;
         return match client.probe(&worker).await {
@@ -50,7 +58,7 @@ pub(crate) async fn find_workers(
             // What listens there is no worker: the pipedef may mean it for something else.
             Probe::Ours | Probe::Other => {}
             Probe::OtherToken => {
-                let shared = Token::read(Path::new(SHARED_TOKEN)).filter(|_| args.data_dir.is_none());
+                let shared = Token::read(Path::new(SHARED_TOKEN)).filter(|_| how.data_dir.is_none());
                 let shared = shared.map(|token| WorkerAddress { token: token.as_str().to_owned(), ..worker });
                 match shared {
                     Some(shared) if client.probe(&shared).await == Probe::Ours => {
@@ -81,8 +89,8 @@ fn other_token(address: &str, workers: &Workers) -> SetupError {
 const SHARED_TOKEN: &str = "/var/lib/bettertest/token";
 
 /// The token of `--data-dir`; where none is given home's, else the one that a worker of root shares.
-fn local_token(args: &RunArgs, data: &DataDir) -> Result<Token, SetupError> {
-    match args.data_dir {
+fn local_token(how: &HowToRun, data: &DataDir) -> Result<Token, SetupError> {
+    match how.data_dir {
         None if !data.path().join("token").exists() => match Token::read(Path::new(SHARED_TOKEN)) {
             Some(token) => Ok(token),
             None => Token::of(data),

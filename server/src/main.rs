@@ -10,12 +10,15 @@ mod limits;
 mod local;
 mod open_command;
 mod report;
+mod rerun_command;
 mod run_command;
 mod say;
+mod select;
 mod signals;
 mod terminal;
 #[cfg(test)]
 mod tests;
+mod watch;
 mod worker;
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -63,6 +66,7 @@ fn execute(cli: Cli) -> Result<u8, SetupError> {
 async fn dispatch(cli: Cli) -> Result<u8, SetupError> {
     match cli.command {
         Some(Command::Run(args)) => run_command::run(args).await,
+        Some(Command::Rerun(args)) => rerun_command::rerun(args).await,
         Some(Command::Open(args)) => {
             let link = open_command::link(&open_data(args.data_dir)?).await?;
             say::out(&format!("{link}\n"));
@@ -72,7 +76,7 @@ async fn dispatch(cli: Cli) -> Result<u8, SetupError> {
         None => match cli.serve.pipedef.clone() {
             Some(pipedef) => boss(cli.serve, pipedef).await.map(|()| 0),
             None => Err(SetupError::new(
-                "nothing to do: neither run nor open nor --boss nor --worker was asked for",
+                "nothing to do: neither run nor rerun nor open nor --boss nor --worker was asked for",
                 "bettertest run, in a folder with .bettertest/pipedef.py, or bettertest --help",
             )),
         },

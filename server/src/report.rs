@@ -2,7 +2,8 @@
 //! `RunState` as the page; here it is drawn with text.
 
 use common::{
-    Outcome, RunFact, RunState, StepState, TaskId, TaskRun, TaskState, duration, headline, task_words,
+    Outcome, RunFact, RunState, StepState, TaskId, TaskRun, TaskState, duration, headline, passed_again,
+    task_words,
 };
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -45,11 +46,16 @@ impl Report {
     pub(crate) fn opening(&self, run: &RunState, pipedef: &str, workers: &str) -> String {
         let count = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
         let tasks = count(run.tasks().count(), "task");
-        let part = run.only.as_ref().map_or(String::new(), |only| format!("{} of ", only.len()));
+        let part = match run.reruns {
+            0 => run.only.as_ref().map(|only| format!("{} of ", only.len())),
+            _ => Some(format!("{} of ", run.tasks().filter(|task| task.state == TaskState::Pending).count())),
+        };
+        let part = part.unwrap_or_default();
+        let again = if run.reruns > 0 { ", again" } else { "" };
         let stages = count(run.stages.len(), "stage");
         format!(
             "{}\n",
-            self.bold(&format!("run {}", run.number))
+            self.bold(&format!("run {}{again}", run.number))
                 + &self.dim(&format!("  {part}{tasks} in {stages}  {pipedef}{workers}"))
         )
     }
@@ -122,7 +128,12 @@ impl Report {
     pub(crate) fn closing(&self, run: &RunState, workers: &str) -> String {
         let verdict = run.verdict_now();
         let counts = run.counts();
-        let parts: Vec<String> = counts.iter().map(|(word, count)| format!("{count} {word}")).collect();
+        let again = passed_again(run);
+        let part = |(word, count): (&&str, &usize)| match *word {
+            "passed" if again > 0 => format!("{count} passed ({again} at a later attempt)"),
+            word => format!("{count} {word}"),
+        };
+        let parts: Vec<String> = counts.iter().map(part).collect();
         let took = duration(self.began.elapsed().as_millis() as u64);
         let state = TaskState::Ended(verdict);
         let words = format!("{} run {} {}", mark(state), run.number, headline(run));
@@ -151,7 +162,12 @@ impl Report {
         let mut lines = Vec::new();
         for task in running.iter().take(room) {
             let since = self.since.get(&task.id).map_or(0, |since| since.elapsed().as_millis() as u64);
-            let line = format!("{} {:>7}  {}  {}", mark(task.state), duration(since), task.id, doing(task));
+            let attempt = match task.attempts.len() {
+                0 | 1 => String::new(),
+                attempts => format!(" (attempt {attempts})"),
+            };
+            let line =
+                format!("{} {:>7}  {}{attempt}  {}", mark(task.state), duration(since), task.id, doing(task));
             lines.push(self.painted(task.state, &fit(&line, width.saturating_sub(1))));
         }
         if running.len() > room {

@@ -154,6 +154,14 @@ proptest! {
         }
         if run.phase == Phase::Ended(Verdict::Passed) {
             prop_assert!(run.tasks().any(|task| task.state == TaskState::Ended(Verdict::Passed)));
+            // Nothing is left out of a green run but what nobody asked for.
+            let left_out = |task: &TaskRun| {
+                !matches!(
+                    task.state,
+                    TaskState::Ended(Verdict::Passed) | TaskState::Skipped(SkipReason::NotSelected)
+                )
+            };
+            prop_assert!(!run.tasks().any(left_out));
         }
     }
 

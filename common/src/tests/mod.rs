@@ -1,2 +1,3 @@
+mod again;
 mod machine;
 mod wire;

@@ -76,8 +76,18 @@ pub(crate) struct Code {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "order", rename_all = "snake_case")]
 pub(crate) enum Order {
-    Discover { pipedef: PathBuf },
-    Task { pipedef: PathBuf, files: BTreeMap<String, String>, stage: String, task: String },
+    Discover {
+        pipedef: PathBuf,
+        /// What a run has stored, for a re-run; without it, what lies on disk.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        files: Option<BTreeMap<String, String>>,
+    },
+    Task {
+        pipedef: PathBuf,
+        files: BTreeMap<String, String>,
+        stage: String,
+        task: String,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -185,17 +195,34 @@ impl Python {
 
     /// What the pipedef declares right now, and the texts that this came from.
     pub(crate) async fn discover(&self, pipedef: &Path) -> Result<(Pipeline, Code), Problem> {
+        check_file(pipedef)?;
+        self.discover_in(pipedef, None).await
+    }
+
+    /// What the texts of an earlier run declare, whatever lies on disk by now.
+    pub(crate) async fn discover_stored(
+        &self,
+        pipedef: &Path,
+        files: BTreeMap<String, String>,
+    ) -> Result<(Pipeline, Code), Problem> {
+        self.discover_in(pipedef, Some(files)).await
+    }
+
+    async fn discover_in(
+        &self,
+        pipedef: &Path,
+        files: Option<BTreeMap<String, String>>,
+    ) -> Result<(Pipeline, Code), Problem> {
         let about = |error: String, hint: &str| Problem {
             error,
             hint: Some(hint.to_owned()),
             file: Some(pipedef.display().to_string()),
             ..Problem::default()
         };
-        check_file(pipedef)?;
         let mut printed = Vec::new();
         let answer = async {
-            let mut runner =
-                self.start(Path::new(ANY_PYTHON), Order::Discover { pipedef: pipedef.to_owned() }).await?;
+            let order = Order::Discover { pipedef: pipedef.to_owned(), files };
+            let mut runner = self.start(Path::new(ANY_PYTHON), order).await?;
             let said = loop {
                 match runner.heard().await {
                     Heard::Said(said) => break Some(said),
@@ -232,7 +259,7 @@ impl Python {
     /// Starts a process and gives it this order.
     pub(crate) async fn start(&self, python: &Path, order: Order) -> Result<Runner, Problem> {
         let pipedef = match &order {
-            Order::Discover { pipedef } | Order::Task { pipedef, .. } => pipedef,
+            Order::Discover { pipedef, .. } | Order::Task { pipedef, .. } => pipedef,
         };
         let mut runner = self.spawn(python, pipedef).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => Problem::new(

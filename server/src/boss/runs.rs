@@ -143,20 +143,7 @@ impl Runs {
         if self.all.closing.is_cancelled() {
             return Err(RunsError::ShuttingDown);
         }
-        if !matches!(state.phase, Phase::Ended(_)) {
-            return Err(not_now(format!("run {number} is still running"), "wait for its end, or cancel it"));
-        }
-        let due = state.not_passed();
-        let only = only.unwrap_or_else(|| due.clone());
-        if let Some(other) = only.iter().find(|task| !due.contains(task)) {
-            return Err(not_now(
-                format!("{other} is not among the tasks of run {number} that did not pass"),
-                "only those are run again; start a new run for the others",
-            ));
-        }
-        if only.is_empty() {
-            return Err(not_now(format!("every task of run {number} passed"), "start a new run"));
-        }
+        let only = state.to_run_again(only.as_deref()).map_err(RunsError::NotNow)?;
         let (pipedef, files) = self.all.store.pipedef(number).await?;
         let run = Arc::new(Run {
             all: self.all.clone(),

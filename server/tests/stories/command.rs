@@ -9,13 +9,13 @@ use std::process::{Command, Output, Stdio};
 use crate::ci::{BINARY, Process, data_of, pipedef_of, write_pipedef};
 
 /// A project folder, and with `fake` a worker that its pipedef names.
-struct Project {
-    folder: tempfile::TempDir,
-    worker: Option<Process>,
+pub(crate) struct Project {
+    pub(crate) folder: tempfile::TempDir,
+    pub(crate) worker: Option<Process>,
 }
 
 impl Project {
-    fn with_fake_engine(pipedef: &str) -> Project {
+    pub(crate) fn with_fake_engine(pipedef: &str) -> Project {
         let folder = tempfile::tempdir().unwrap();
         let data = data_of(folder.path());
         let data = data.to_str().unwrap();
@@ -26,34 +26,39 @@ impl Project {
     }
 
     /// Nothing listens at its address, so that `bettertest run` brings a worker with docker.
-    fn with_docker(pipedef: &str) -> Project {
+    pub(crate) fn with_docker(pipedef: &str) -> Project {
         let folder = tempfile::tempdir().unwrap();
         write_pipedef(folder.path(), pipedef, "http://localhost:9");
         Project { folder, worker: None }
     }
 
     fn command(&self, args: &[&str]) -> Command {
+        self.command_of("run", args)
+    }
+
+    /// `bettertest NAME ARGS` as it is typed in the project's folder.
+    pub(crate) fn command_of(&self, name: &str, args: &[&str]) -> Command {
         let mut command = Command::new(BINARY);
-        command.arg("run").args(args).arg("--data-dir").arg(data_of(self.folder.path()));
+        command.arg(name).args(args).arg("--data-dir").arg(data_of(self.folder.path()));
         command.current_dir(self.folder.path().join("project")).stdin(Stdio::null());
         command
     }
 
-    fn run(&self, args: &[&str]) -> Output {
+    pub(crate) fn run(&self, args: &[&str]) -> Output {
         self.command(args).output().unwrap()
     }
 }
 
-fn out(output: &Output) -> String {
+pub(crate) fn out(output: &Output) -> String {
     String::from_utf8(output.stdout.clone()).unwrap()
 }
 
-fn err(output: &Output) -> String {
+pub(crate) fn err(output: &Output) -> String {
     String::from_utf8(output.stderr.clone()).unwrap()
 }
 
 /// The two lines of a refusal, and nothing else.
-fn refused(output: &Output, part: &str) {
+pub(crate) fn refused(output: &Output, part: &str) {
     let text = err(output);
     assert_eq!(output.status.code(), Some(2), "{text}");
     assert_eq!(text.lines().count(), 2, "{text}");
@@ -102,6 +107,28 @@ fn a_part_is_0_and_says_that_it_is_one() {
     refused(&project.run(&["--stage", "Ghost"]), "there are: One");
 }
 
+/// `--stage` and `--task` narrow each other down.
+#[test]
+fn a_stage_and_a_task_select_what_both_select() {
+    let project = Project::with_fake_engine(
+        "class One(Stage):\n    def task_a(self): run(WORKER, IMAGE, 'print x')\n    def task_b(self): run(WORKER, IMAGE, 'exit 1')\n\
+         class Two(Stage):\n    def task_a(self): run(WORKER, IMAGE, 'print x')\n    def task_c(self): run(WORKER, IMAGE, 'exit 1')\n",
+    );
+    for selection in
+        [&["--stage", "One", "--task", "a"][..], &["--task", "Two.a", "--stage", "Two", "--stage", "One"]]
+    {
+        let ended = project.run(selection);
+        assert_eq!(ended.status.code(), Some(0), "{}{}", out(&ended), err(&ended));
+        assert!(out(&ended).contains("passed (1 of 4 tasks)"), "{}", out(&ended));
+    }
+    refused(&project.run(&["--task", "a"]), "several tasks are called a");
+    refused(&project.run(&["--stage", "One", "--task", "c"]), "no stage that --stage names has a task c");
+    refused(
+        &project.run(&["--stage", "One", "--task", "Two.a"]),
+        "both --stage and --task select; there is Two.a",
+    );
+}
+
 #[test]
 fn json_is_the_log_itself() {
     let project = Project::with_fake_engine(MIXED);
@@ -109,6 +136,7 @@ fn json_is_the_log_itself() {
     assert_eq!(ended.status.code(), Some(1));
     let mut state = common::RunState::default();
     let mut tails = 0;
+    let mut verdict = serde_json::Value::Null;
     for line in out(&ended).lines() {
         let json: serde_json::Value = serde_json::from_str(line).unwrap();
         if json["event"] == "output_tail" {
@@ -117,12 +145,19 @@ fn json_is_the_log_itself() {
                 (&"One.bad".into(), &serde_json::json!(["this is why"]))
             );
             tails += 1;
+        } else if json["event"] == "verdict" {
+            verdict = json;
         } else {
             state.apply(&serde_json::from_value(json).unwrap()).unwrap();
         }
     }
     assert_eq!(tails, 1);
     assert_eq!(common::headline(&state), "failed: command_failed");
+    let said = |name: &str| verdict[name].as_str().unwrap();
+    assert_eq!(
+        [said("outcome"), said("reason"), said("headline")],
+        ["failed", "command_failed", "failed: command_failed"]
+    );
 }
 
 #[test]
@@ -181,7 +216,7 @@ fn a_server_that_cannot_start_is_2_in_two_lines() {
 }
 
 /// Containers whose step is of a run of this project.
-fn ours(project: &Project) -> Vec<String> {
+pub(crate) fn ours(project: &Project) -> Vec<String> {
     let mut list = Command::new("docker");
     let listed =
         list.args(["ps", "-a", "--format", "{{.Names}} {{.Command}}", "--no-trunc"]).output().unwrap();
@@ -234,13 +269,13 @@ fn an_interrupt_cancels_and_leaves_nothing_behind() {
     kill(Pid::from_raw(child.id() as i32), Signal::SIGINT).unwrap();
     said.read_to_string(&mut text).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(130), "{text}");
-    assert!(text.lines().last().unwrap().contains(r#""event":"run_ended","outcome":"cancelled""#), "{text}");
+    assert!(text.contains(r#""event":"run_ended","outcome":"cancelled""#), "{text}");
     assert_eq!(ours(&project), Vec::<String>::new());
     assert!(is_swept(project.folder.path()));
 }
 
 /// Of an ended local run nothing is left but its history.
-fn is_swept(folder: &Path) -> bool {
+pub(crate) fn is_swept(folder: &Path) -> bool {
     let local = std::fs::read_dir(data_of(folder).join("local")).unwrap().next().unwrap().unwrap();
     std::fs::read_dir(local.path().join("runs")).unwrap().next().is_none()
 }

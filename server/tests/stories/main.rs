@@ -9,5 +9,6 @@ mod network;
 mod odd_workers;
 mod output;
 mod page;
+mod rerun;
 mod runs;
 mod wire;

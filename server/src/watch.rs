@@ -1,0 +1,193 @@
+//! Follows a run of this process to its end and tells of it in the terminal, as text or as JSON lines.
+
+use common::{Outcome, Phase, Reason, RunEvent, RunFact, RunNumber, RunState, RunSummary, TaskId, Verdict};
+use futures_util::StreamExt as _;
+use std::io::IsTerminal as _;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::time::Duration;
+
+use crate::boss::{self, OutputId, Runs, Told};
+use crate::error::SetupError;
+use crate::local::RunFolder;
+use crate::report::{Failure, Report, Style};
+use crate::worker::PrivateWorker;
+use crate::{say, terminal};
+
+/// How much of a failing task's output is shown at once.
+const TAIL_LINES: usize = 20;
+const TAIL_BYTES: u64 = 64 * 1024;
+
+/// While something runs, its elapsed time is drawn anew so often.
+const REDRAW: Duration = Duration::from_millis(100);
+
+const EXIT_ERRORED: u8 = 3;
+
+/// What a run of this process stands on, until its end.
+pub(crate) struct Ground {
+    pub(crate) runs: Runs,
+    pub(crate) pipedef: String,
+    /// Where `--worker` sends every step.
+    pub(crate) everywhere: Option<String>,
+    pub(crate) private: Option<PrivateWorker>,
+    pub(crate) folder: RunFolder,
+}
+
+impl Ground {
+    /// Tells of a run to its end, and leaves nothing but its history. The exit code says how it ended. `before` is
+    /// the run as it was before it began, or began again: what is told comes after that.
+    pub(crate) async fn watch(
+        self,
+        number: RunNumber,
+        before: RunState,
+        json: bool,
+        interrupted: Pin<&mut impl Future<Output = ()>>,
+    ) -> u8 {
+        let told = self.tell(number, before, json, interrupted).await;
+        self.runs.shut_down().await;
+        if let Some(private) = self.private {
+            private.shut_down().await;
+        }
+        drop(self.folder);
+        // There is a run, so what is wrong is no longer the set-up.
+        told.map_or_else(
+            |error| {
+                say::refusal(&error);
+                EXIT_ERRORED
+            },
+            exit_code,
+        )
+    }
+
+    async fn tell(
+        &self,
+        number: RunNumber,
+        mut run: RunState,
+        json: bool,
+        mut interrupted: Pin<&mut impl Future<Output = ()>>,
+    ) -> Result<Verdict, SetupError> {
+        let Ground { runs, pipedef, .. } = self;
+        let workers = self.everywhere.as_ref().map_or(String::new(), |worker| format!("  on {worker}"));
+        let live = std::io::stdout().is_terminal() && !json;
+        let mut report = Report::new(if live { Style::Live } else { Style::Plain });
+        let mut events = Box::pin(boss::run_events(runs.clone(), number, run.last_seq));
+        let mut asked_to_stop = false;
+        let unreadable =
+            |error: String| SetupError::new(format!("the run's log cannot be read: {error}"), "see the log");
+        loop {
+            let event = tokio::select! {
+                told = events.next() => match told {
+                    Some(Told::Event(_, event)) => event,
+                    Some(Told::AtRest) => break,
+                    None => return Err(unreadable("it broke off".to_owned())),
+                },
+                () = &mut interrupted, if !asked_to_stop => {
+                    asked_to_stop = true;
+                    runs.cancel(number).await.map_err(|error| unreadable(error.to_string()))?;
+                    continue;
+                }
+                () = tokio::time::sleep(REDRAW), if live => {
+                    say::out(&(report.clear() + &report.draw(&run, size())));
+                    continue;
+                }
+            };
+            if json {
+                say::out(&format!("{event}\n"));
+            }
+            let event: RunEvent =
+                serde_json::from_str(&event).map_err(|error| unreadable(error.to_string()))?;
+            run.apply(&event).map_err(|error| unreadable(error.to_string()))?;
+            let failure = failed_attempt(runs, &run, &event.fact, live);
+            if json {
+                if let Some((task, attempt, tail, path)) = failure {
+                    say::out(&json_tail(task, attempt, &tail, &path));
+                }
+                continue;
+            }
+            if matches!(event.fact, RunFact::RunStarted { .. } | RunFact::RerunStarted { .. }) {
+                say::out(&report.opening(&run, pipedef, &workers));
+            }
+            let failure = failure.map(|(task, _, tail, path)| Failure {
+                task: run.task(task).expect("the state has just taken its end in"),
+                tail,
+                output: path.display().to_string(),
+            });
+            let lines = report.clear() + &report.tell(&run, &event.fact, failure);
+            say::out(&(lines + &report.draw(&run, size())));
+        }
+        if json {
+            say::out(&json_verdict(&run));
+        } else {
+            say::out(&(report.clear() + &report.closing(&run, &workers)));
+        }
+        match run.phase {
+            Phase::Ended(verdict) => Ok(verdict),
+            Phase::Running | Phase::Unborn => Err(unreadable("the run broke off without an end".to_owned())),
+        }
+    }
+}
+
+pub(crate) fn exit_code(verdict: Verdict) -> u8 {
+    match verdict.outcome() {
+        Outcome::Passed => 0,
+        Outcome::Failed | Outcome::TimedOut => 1,
+        Outcome::Errored => EXIT_ERRORED,
+        Outcome::Cancelled => 130,
+    }
+}
+
+/// A cancel that came before there was a run, or before it began again.
+pub(crate) fn exit_interrupted() -> u8 {
+    exit_code(Verdict::Not(Reason::CancelAsked))
+}
+
+/// The end of the output of an attempt that has just ended badly.
+fn failed_attempt<'a>(
+    runs: &Runs,
+    run: &RunState,
+    fact: &'a RunFact,
+    colours: bool,
+) -> Option<(&'a TaskId, u32, Vec<String>, PathBuf)> {
+    let RunFact::TaskEnded { task, attempt, verdict, .. } = fact else { return None };
+    if matches!(verdict.outcome(), Outcome::Passed | Outcome::Cancelled) {
+        return None;
+    }
+    let place = run.tasks().position(|known| known.id == *task)?;
+    let path = runs.outputs().path(OutputId { run: run.number, task: place, attempt: *attempt });
+    let tail = match end_of(&path) {
+        Ok(bytes) => terminal::tail(&bytes, TAIL_LINES, colours),
+        Err(error) => vec![format!("(its output cannot be read: {error})")],
+    };
+    Some((task, *attempt, tail, path))
+}
+
+fn end_of(path: &Path) -> std::io::Result<Vec<u8>> {
+    let file = std::fs::File::open(path)?;
+    let size = file.metadata()?.len();
+    let mut bytes = vec![0; size.min(TAIL_BYTES) as usize];
+    file.read_exact_at(&mut bytes, size.saturating_sub(TAIL_BYTES))?;
+    Ok(bytes)
+}
+
+/// Not an event of the log: what a reader of `--json` needs to see of a failing task's output.
+fn json_tail(task: &TaskId, attempt: u32, tail: &[String], path: &Path) -> String {
+    let line = serde_json::json!({
+        "event": "output_tail", "task": task, "attempt": attempt, "lines": tail, "output": path.display().to_string(),
+    });
+    format!("{line}\n")
+}
+
+/// Nor is this: how the run ended, in words that are never plainer than the truth.
+fn json_verdict(run: &RunState) -> String {
+    let mut line = serde_json::json!({ "event": "verdict" });
+    let summary = serde_json::to_value(RunSummary::of(run)).expect("a summary is JSON");
+    if let (Some(line), serde_json::Value::Object(summary)) = (line.as_object_mut(), summary) {
+        line.extend(summary);
+    }
+    format!("{line}\n")
+}
+
+fn size() -> (u16, u16) {
+    crossterm::terminal::size().unwrap_or((80, 24))
+}
