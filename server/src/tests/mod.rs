@@ -2,6 +2,7 @@
 
 mod descriptor;
 mod engines;
+mod model;
 mod queue;
 mod records;
 mod rig;
