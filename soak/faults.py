@@ -156,7 +156,7 @@ class Injector:
         self._term(self.lab.boss, fault)
 
     def boss_stop(self, chance: random.Random, fault: Fault) -> None:
-        seconds = chance.choice((1.0, 5.0, 22.0))
+        seconds = chance.choice((1.0, 1.0, 5.0, 5.0, 22.0))
         fault.detail = f"for {seconds:.0f} s"
         self._stopped(self.lab.boss, seconds)
 
@@ -201,7 +201,7 @@ class Injector:
 
     def worker_stop(self, chance: random.Random, fault: Fault) -> None:
         part = self.lab.workers[self._worker(chance, fault)]
-        seconds = chance.choice((1.0, 5.0, 25.0))
+        seconds = chance.choice((1.0, 1.0, 5.0, 5.0, 25.0))
         fault.excuses = AWAY if seconds > 9 else NOTHING
         fault.detail = f"for {seconds:.0f} s"
         self._stopped(part, seconds)
@@ -247,7 +247,7 @@ class Injector:
 
     def refuse(self, chance: random.Random, fault: Fault) -> None:
         proxy = self.lab.proxies[self._proxy(chance, fault)]
-        seconds = chance.choice((1.0, 5.0, 20.0))
+        seconds = chance.choice((1.0, 1.0, 5.0, 5.0, 20.0))
         fault.excuses = AWAY if seconds > 9 else NOTHING
         fault.detail = f"no way to it for {seconds:.0f} s"
         proxy.refuse(True)
@@ -263,7 +263,7 @@ class Injector:
 
     def _hold(self, chance: random.Random, fault: Fault, directions: Tuple[str, ...]) -> None:
         proxy = self.lab.proxies[self._proxy(chance, fault)]
-        seconds = chance.choice((2.0, 7.0, 24.0))
+        seconds = chance.choice((2.0, 2.0, 7.0, 7.0, 24.0))
         fault.excuses = AWAY if seconds > 9 else NOTHING
         fault.detail = f"not a byte {' and '.join(directions)} for {seconds:.0f} s"
         proxy.set(STALLS, directions)

@@ -7,6 +7,7 @@ excuses nothing but `errored`, only with a reason that fits it, and only of an a
 from __future__ import annotations
 
 import re
+import time
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -60,7 +61,10 @@ class Judge:
         for wrong in seen.wrong:
             self.say("I3", seen.began, name, wrong)
         if seen.running:
-            self.say("I2", seen.began, name, "it has not ended")
+            workers = {step.worker for step in plan.steps().values()}
+            faults = self.met(seen.began, time.time(), workers | {LOCAL if local else BOSS})
+            unended = [attempt.task for attempts in seen.attempts.values() for attempt in attempts if attempt.end is None]
+            self.say("I2", seen.began, name, f"it has not ended (tasks: {', '.join(unended) or 'none'}); {met(faults)}")
             return
         if sorted(seen.only or []) != sorted(plan.only or []) or seen.tasks() != plan.task_names():
             self.say("I4", seen.began, name, f"it is not of the tasks {plan.only or plan.task_names()}")
@@ -120,7 +124,9 @@ class Judge:
             return
         task = plan.task(attempt.task)
         # A task of which a fault let nothing begin has to do with all the workers that it would have asked.
-        parties = {call.step.worker for group in task.calls for call in group} | {LOCAL if local else BOSS}
+        calls = [call for group in task.calls for call in group]
+        steps = [call.step for call in calls] + [call.then for call in calls if call.then is not None]
+        parties = {step.worker for step in steps} | {LOCAL if local else BOSS}
         faults = self.met(attempt.began, attempt.ended, parties)
         if local:
             faults += [f for f in self.met(attempt.began, attempt.ended, {BOSS}) if f.kind == "disk_full"]

@@ -14,7 +14,7 @@ from lab import BINARY, Lab, Refused
 from pipedef import text_of
 from plan import FAKE, Author, Call, Plan, StagePlan, Step, Task
 
-AT_ONCE = 3
+AT_ONCE = 5
 ASK_S = 0.4
 LAST_S = 30.0
 
