@@ -328,7 +328,9 @@ class Injector:
         daemon = self.lab.daemon
         assert daemon is not None
         fault.target, fault.excuses, fault.gaps = SECOND, DAEMON, True
-        fault.detail = f"{how.name}{', live-restore' if daemon.live_restore else ''}"
+        # Its containers outlive it only where both daemons, this one and the next, are told so.
+        fault.kind = "dockerd_live" if daemon.live_restore and live else "dockerd_kill" if how == signal.SIGKILL else "dockerd_term"
+        fault.detail = how.name
         daemon.tell(how)
         if not daemon.wait(60):
             daemon.kill()

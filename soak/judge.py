@@ -80,7 +80,7 @@ class Judge:
         before: List[str] = []
         for (_, always, tasks), stage in zip(seen.stages, plan.stages):
             fine = all(self.latest(seen, task) in ("passed", "not_selected") for task in before)
-            ended = [attempt.ended for task in before for attempt in seen.attempts.get(task, [])[:1]]
+            earlier = [attempt for task in before for attempt in seen.attempts.get(task, [])]
             for task in tasks:
                 why = seen.skipped.get(task)
                 attempts = seen.attempts.get(task, [])
@@ -98,7 +98,7 @@ class Judge:
                     wrong = "skipped as abandoned, though nothing happened to its process"
                 elif attempts and plan.only is not None and task not in plan.only:
                     wrong = "begun though it was not selected"
-                elif attempts and ended and attempts[0].began < max(ended) - 0.001:
+                elif any(other.began <= attempt.began < other.ended for attempt in attempts for other in earlier):
                     wrong = "begun before an earlier stage had ended"
                 if wrong is not None:
                     self.say("I4", seen.began, name, f"{task} {wrong}")

@@ -32,9 +32,19 @@ SLOTS = {DOCKER: 3, FAKE: 4, SECOND: 2}
 START_S = 60.0
 
 
+def bound() -> socket.socket:
+    """A port of ours, below those that the kernel lends to whoever connects: it has to be free at each restart too."""
+    while True:
+        taken = socket.socket()
+        try:
+            taken.bind(("127.0.0.1", 20000 + secrets.randbelow(12000)))
+            return taken
+        except OSError:
+            taken.close()
+
+
 def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
+    with bound() as taken:
         port: int = taken.getsockname()[1]
         return port
 
@@ -127,8 +137,11 @@ class Daemon(Part):
             "--iptables=false", "--ip6tables=false", "--ip-forward=false", "--ip-masq=false",
             "--userland-proxy=false", f"--live-restore={str(self.live_restore).lower()}",
         ]  # fmt: skip
-        # A killed daemon leaves its file, and its number may be another process by now.
-        Path(f"{self.folder}/pid").unlink(missing_ok=True)
+        # A killed daemon leaves its containerd, or a file with its number, which may be another process by now.
+        for pid in processes_of(f"{self.folder}/exec/containerd/containerd.toml"):
+            os.kill(pid, signal.SIGKILL)
+        for file in ("pid", "exec/containerd/containerd.pid", "exec/containerd/containerd.sock"):
+            Path(f"{self.folder}/{file}").unlink(missing_ok=True)
         super().start()
 
     def docker(self, *words: str) -> List[str]:
@@ -205,7 +218,9 @@ class Lab:
                 daemon.tear_down()
         self.workers: Dict[str, Part] = {}
         self.proxies: Dict[str, Proxy] = {}
-        self.addresses: Dict[str, str] = {OWN: f"http://127.0.0.1:{free_port()}"}
+        # Taken, but nothing listens there: a local run that names it has to bring its own worker.
+        self.nobody = bound()
+        self.addresses: Dict[str, str] = {OWN: f"http://127.0.0.1:{self.nobody.getsockname()[1]}"}
         for name in (DOCKER, FAKE) + ((SECOND,) if self.daemon else ()):
             self.add_worker(name, with_disk and name == FAKE)
         data = self.data_dir("boss", with_disk)
