@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import threading
+import time
 
 from ._errors import BettertestError
 
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
 
 # Whoever reads the descriptor takes no longer line.
 LONGEST_BYTES = 16 * 1024 * 1024
+
+# What a process that has said its last word still gets, after whoever drove it is gone.
+LAST_BREATH_S = 2.0
 
 
 class Channel:
@@ -59,6 +64,14 @@ class Channel:
             self._write(message)
 
     def ask(self, worker: str, spec: dict[str, Any]) -> dict[str, Any]:
+        """Asks for a step, and waits for its result."""
+        return self._call({"say": "step_asked", "worker": worker, "spec": spec})
+
+    def tell_import(self, path: str, sha256: str) -> None:
+        """Says that this text is about to be executed; returns when that is recorded."""
+        self._call({"say": "imported", "path": path, "sha256": sha256})
+
+    def _call(self, message: dict[str, Any]) -> dict[str, Any]:
         if os.getpid() != self._pid:
             raise BettertestError(
                 "run(...) was called in another process than the task's", hint="call it in threads instead"
@@ -73,7 +86,7 @@ class Channel:
             call = self._calls
             with self._change:
                 self._waiting[call] = threading.current_thread()
-            self._write({"say": "step_asked", "call": call, "worker": worker, "spec": spec})
+            self._write({**message, "call": call})
         with self._change:
             try:
                 self._change.wait_for(lambda: call in self._answers)
@@ -110,10 +123,11 @@ class Channel:
                 self._answers[answer["call"]] = answer
                 self._change.notify_all()
         with self._change:
-            # After the last word Python's own end, with the user's clean-up, may take its time.
-            if self._over and not self._waiting:
-                return
-        os._exit(1)
+            over = self._over and not self._waiting
+        if over:
+            # After the last word Python's own end, with the user's clean-up, may take a little time.
+            time.sleep(LAST_BREATH_S)
+        _leave()
 
     def _line(self) -> Optional[bytes]:
         parts = [self._rest]
@@ -127,6 +141,13 @@ class Channel:
             parts.append(chunk)
         line, _, self._rest = b"".join(parts).partition(b"\n")
         return line
+
+
+def _leave() -> None:
+    """Ends this process and all that it started: nobody is there any more to do that."""
+    if os.getpgrp() == os.getpid():
+        os.killpg(0, signal.SIGKILL)
+    os._exit(1)
 
 
 def encoded(message: dict[str, Any]) -> bytes:

@@ -28,7 +28,8 @@ def main(fd: int) -> None:
     if order["order"] == "discover":
         _discover(channel, _source.Texts(order["pipedef"], order.get("files")))
     elif order["order"] == "task":
-        _run_task(channel, _source.Texts(order["pipedef"], order["files"]), order["stage"], order["task"])
+        texts = _source.Texts(order["pipedef"], order["files"], channel.tell_import)
+        _run_task(channel, texts, order["stage"], order["task"])
     else:
         sys.exit(f"bettertest: this library knows no order {order['order']!r}")
 

@@ -191,6 +191,9 @@ class _Attempt:
             if said["say"] == "step_asked":
                 followers.append(threading.Thread(target=self._follow, args=(process, said), daemon=True))
                 followers[-1].start()
+            elif said["say"] == "imported":
+                # There is no later process that could find another text.
+                process.say({"answer": "recorded", "call": said["call"]})
             else:
                 last = said
                 break

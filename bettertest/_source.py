@@ -1,7 +1,8 @@
 """The texts of a pipedef and of the modules in its folder: read once and kept, or given and executed as they are.
 
 A run stores what discovery read, and every process of that run executes those texts under the files' own names,
-whatever lies on disk by then.
+whatever lies on disk by then. A module of the folder that only a task imports is read from the disk; what was read is
+told before it is executed, so that a run never executes two texts of one file.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from ._problem import Refusal, is_ours
 
 TYPE_CHECKING = False  # see _errors.py
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from types import CodeType, ModuleType
     from typing import Optional
 
@@ -33,7 +34,14 @@ class BadText(SyntaxError):
 
 
 class Texts:
-    def __init__(self, pipedef: str, stored: Optional[dict[str, str]] = None) -> None:
+    def __init__(
+        self,
+        pipedef: str,
+        stored: Optional[dict[str, str]] = None,
+        tell_import: Optional[Callable[[str, str], None]] = None,
+    ) -> None:
+        """`tell_import` is called with path and SHA-256 of what is not stored, before it is executed."""
+        self._tell_import = tell_import
         self.pipedef = pipedef
         #: By absolute path.
         self.files: dict[str, str] = {} if stored is None else stored
@@ -42,7 +50,12 @@ class Texts:
 
     def text(self, path: str) -> str:
         if path not in self.files:
-            self.files[path] = read(path)
+            text = read(path)
+            if self._tell_import is not None:
+                from hashlib import sha256
+
+                self._tell_import(path, sha256(text.encode("utf-8", "surrogatepass")).hexdigest())
+            self.files[path] = text
         return self.files[path]
 
     def is_users(self, path: str) -> bool:
@@ -87,7 +100,9 @@ class _Finder:
         self, name: str, path: Optional[Sequence[str]] = None, target: Optional[ModuleType] = None
     ) -> Optional[ModuleSpec]:
         if self._texts.are_stored:
-            return self._find_stored(name, sys.path if path is None else path)
+            stored = self._find_stored(name, sys.path if path is None else path)
+            if stored is not None:
+                return stored
         spec = PathFinder.find_spec(name, path, target)
         if spec is not None and isinstance(spec.loader, SourceFileLoader):
             file = os.path.abspath(spec.loader.path)

@@ -51,14 +51,22 @@ class Worker:
             said = {"event": "cancelled", "reason": "cancel_asked", "took_ms": 1, "exit_code": 143}
             to.chunk(f"id: 9\ndata: {json.dumps(said)}\n\n".encode())
 
+    def release_all(self) -> None:
+        for event in self._cancelled.values():
+            event.set()
+
     def _of(self, step: str) -> threading.Event:
         return self._cancelled.setdefault(step, threading.Event())
 
 
 @pytest.fixture
 def worker() -> Iterator[Server]:
-    with server(Worker()) as running:
-        yield running
+    script = Worker()
+    with server(script) as running:
+        try:
+            yield running
+        finally:
+            script.release_all()
 
 
 class Ended(NamedTuple):
@@ -77,6 +85,8 @@ class Ended(NamedTuple):
 
 
 def start(*arguments: str) -> subprocess.Popen[str]:
+    # A shell's background job ignores Ctrl-C, and so would what it starts; a handler of ours is not inherited.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     return subprocess.Popen(
         [sys.executable, "-m", "bettertest", *arguments],
         cwd=ROOT,

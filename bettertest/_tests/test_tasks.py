@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -272,7 +274,7 @@ def test_the_boss_is_gone_so_python_goes_even_where_it_is_busy(tmp_path: Path) -
             running.asked()
             running.answer(1)
             running.process._socket.shutdown(2)
-            assert running.process._process.wait(PATIENCE_S) == 1
+            assert running.process._process.wait(PATIENCE_S) == -signal.SIGKILL
 
 
 def test_children_of_the_pipedef_have_no_part_in_the_descriptor(tmp_path: Path) -> None:
@@ -319,3 +321,48 @@ def test_a_killed_process_has_no_last_word(tmp_path: Path) -> None:
         running.asked()
         os.kill(running.process._process.pid, signal.SIGKILL)
         assert running.last() is None
+
+
+def test_a_module_that_only_a_task_imports_is_told_before_it_is_executed(tmp_path: Path) -> None:
+    late = "print('executed')\nCOMMAND = 'x'\n"
+    pipedef = write(
+        tmp_path,
+        {
+            "pipedef.py": "from bettertest import Stage, run\nclass T(Stage):\n    def task_x():\n"
+            "        import late\n        run('http://w', 'i', late.COMMAND)\n",
+            "late.py": late,
+        },
+    )
+    with task(pipedef, "T.x") as running:
+        said = running.last()
+        digest = hashlib.sha256(late.encode()).hexdigest()
+        assert said == {"say": "imported", "path": str(tmp_path / "late.py"), "sha256": digest, "call": 1}
+        assert running.printed() == ""
+        running.record(said["call"])
+        running.answer(running.asked()["call"])
+        assert running.last() == {"say": "returned"}
+        assert running.printed() == "executed\n"
+
+
+def test_when_the_boss_is_gone_nothing_is_left(tmp_path: Path) -> None:
+    text = (
+        "import subprocess, pathlib\nfrom bettertest import Stage, run\nclass T(Stage):\n    def task_x():\n"
+        "        child = subprocess.Popen(['sleep', '3600'])\n"
+        "        pathlib.Path('child').write_text(str(child.pid))\n        run('http://w', 'i', 'x')\n"
+    )
+    pipedef = write(tmp_path, {"pipedef.py": text})
+    with task(pipedef, "T.x") as running:
+        running.asked()
+        child = (tmp_path / "child").read_text()
+        running.hang_up()
+        deadline = time.monotonic() + PATIENCE_S
+        while is_alive(child):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+
+def is_alive(pid: str) -> bool:
+    try:
+        return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return False

@@ -77,8 +77,15 @@ pub struct OutputMark {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "mark", rename_all = "snake_case")]
 pub enum Mark {
-    /// Bytes of one stream of one step follow. `position` is where the worker's spool of that step continues.
-    Output { step: StepId, stream: Stream, position: u64 },
+    /// Bytes of one stream of one step follow. They are what that step's spool at the worker holds from
+    /// `position` on, less the first `skip_bytes` of output there, which stand before this mark.
+    Output {
+        step: StepId,
+        stream: Stream,
+        position: u64,
+        #[serde(default, skip_serializing_if = "is_zero")]
+        skip_bytes: u64,
+    },
     /// Bytes that the pipedef's Python printed follow.
     Pipedef,
     /// The pipedef's Python printed `bytes` more than are kept.
@@ -87,4 +94,8 @@ pub enum Mark {
     Dropped { step: StepId, bytes: u64, position: u64 },
     /// Output of this step was lost here; null where nobody can know how much.
     Gap { step: StepId, bytes: Option<u64>, position: u64 },
+}
+
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }

@@ -25,6 +25,16 @@ pub(crate) const SHUTDOWN: Duration = Duration::from_secs(5);
 /// The longest body of a request. A StepSpec or a list of 20,000 tasks fits well.
 pub(crate) const BODY_BYTES: usize = 4 * 1024 * 1024;
 
+/// A boss that is told to stop waits so long for its runs to end, before it leaves them to the next one.
+pub(crate) const DRAIN: Duration = Duration::from_secs(60);
+
+/// A worker that is away is told of a step that nobody waits for any more this often, until no step can live that long.
+pub(crate) const ORPHAN_AGAIN: Duration = Duration::from_secs(16);
+pub(crate) const ORPHAN: Duration = Duration::from_secs(8 * 24 * 3600);
+
+/// A request that was given up may still arrive for so long, at a worker that was stopped for instance.
+pub(crate) const ON_ITS_WAY: Duration = Duration::from_secs(60);
+
 // What follows is the worker's.
 
 /// A queued step that got no slot for so long is given up.

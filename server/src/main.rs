@@ -23,7 +23,6 @@ mod worker;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::ExitCode;
-use tokio_util::sync::CancellationToken;
 use tracing::level_filters::LevelFilter;
 
 use crate::cli::{Cli, Command, Serve};
@@ -106,7 +105,7 @@ async fn worker(serve: Serve) -> Result<(), SetupError> {
 }
 
 async fn boss(serve: Serve, pipedef: std::path::PathBuf) -> Result<(), SetupError> {
-    let told = signals::interrupted()?;
+    let told = signals::Signals::listen()?;
     let pipedef = std::path::absolute(&pipedef).map_err(|error| {
         SetupError::new(format!("{} cannot be used: {error}", pipedef.display()), "name a Python file")
     })?;
@@ -122,15 +121,7 @@ async fn boss(serve: Serve, pipedef: std::path::PathBuf) -> Result<(), SetupErro
         public_urls: serve.public_url,
         data: open_data(serve.data_dir)?,
     };
-    let stop = CancellationToken::new();
-    tokio::spawn({
-        let stop = stop.clone();
-        async move {
-            told.await;
-            stop.cancel();
-        }
-    });
-    boss::serve(options, stop, |link| {
+    boss::serve(options, told, |link| {
         say::out(&format!("the page: {link}\n(opens once; `bettertest open` prints a new link)\n"));
     })
     .await

@@ -63,11 +63,11 @@ async fn prepare(args: &RerunArgs) -> Result<Ready, SetupError> {
     if matches!(run.phase, Phase::Ended(_)) {
         selection(&run, args)?;
     }
-    let (pipedef, files) = seen.store().pipedef(number).await.map_err(|error| unreadable(error.into()))?;
-    let pipedef = PathBuf::from(pipedef);
+    let stored = seen.store().pipedef(number).await.map_err(|error| unreadable(error.into()))?;
+    let pipedef = PathBuf::from(stored.pipedef);
     let python = Python::unpack(&data.path().join("cache"))?;
     let (_, code) =
-        python.discover_stored(&pipedef, files).await.map_err(|problem| not_discovered(&problem))?;
+        python.discover_stored(&pipedef, stored.files).await.map_err(|problem| not_discovered(&problem))?;
     let (workers, private) =
         local::find_workers(how, &data, &code.addresses, folder.path(), key.as_str()).await?;
     let runs = boss::runs_in(&local, pipedef.clone(), store, workers, &data)?;

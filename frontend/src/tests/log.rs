@@ -16,7 +16,7 @@ fn mark(offset: u64, mark: Mark) -> OutputMark {
 }
 
 fn output(offset: u64, n: u32, stream: Stream) -> OutputMark {
-    mark(offset, Mark::Output { step: step(n), stream, position: 1 })
+    mark(offset, Mark::Output { step: step(n), stream, position: 1, skip_bytes: 0 })
 }
 
 fn dropped(offset: u64, bytes: u64) -> OutputMark {

@@ -197,11 +197,13 @@ async fn events(
         // At rest, and all of it told: this is how an EventSource learns not to come again.
         return Ok(StatusCode::NO_CONTENT.into_response());
     }
+    let left = api.runs.left_to_the_next();
     let events = run_events(api.runs, run, after.unwrap_or_default()).map(|told| match told {
         Told::Event(seq, json) => http::sse_event(None, Some(seq.0), json.as_bytes()),
         Told::AtRest => http::sse_event(Some("end"), None, b"{}"),
     });
-    Ok(http::sse_response(events, api.stop))
+    // These end by themselves, with their run; a stop cuts them only where the run is left to the next boss.
+    Ok(http::sse_response(events, left))
 }
 
 pub(crate) enum Told {

@@ -19,7 +19,8 @@ use tokio_util::sync::CancellationToken;
 use crate::auth::Token;
 use crate::data_dir::{DataDir, make_folder};
 use crate::error::SetupError;
-use crate::http;
+use crate::signals::{Signals, Stop};
+use crate::{http, limits};
 
 pub(crate) use api::{NewLink, Told, run_events};
 pub(crate) use output::OutputId;
@@ -31,7 +32,7 @@ pub(crate) use workers::{WorkerAddress, Workers, is_loopback};
 #[cfg(test)]
 pub(crate) use {
     pipedef::{Answer, Order, Say},
-    store::{Store, StoreError},
+    store::{Store, StoreError, StoredCode},
 };
 
 pub(crate) struct Options {
@@ -41,10 +42,10 @@ pub(crate) struct Options {
     pub(crate) data: DataDir,
 }
 
-/// Serves the page and the API until `stop`; `ready` is told the link that opens the page.
+/// Serves the page and the API until it is told to stop; `ready` is told the link that opens the page.
 pub(crate) async fn serve(
     options: Options,
-    stop: CancellationToken,
+    mut told: Signals,
     ready: impl FnOnce(&str),
 ) -> Result<(), SetupError> {
     let Options { pipedef, listen, public_urls, data } = options;
@@ -57,18 +58,9 @@ pub(crate) async fn serve(
     let address = listener.local_addr().map_err(|error| {
         SetupError::new(format!("the address listened on is not known: {error}"), "try another --listen")
     })?;
-    let unended = runs.unended().await.map_err(|error| {
+    runs.resume().await.map_err(|error| {
         SetupError::new(format!("the runs in {} cannot be read: {error}", held.path.display()), "see the log")
     })?;
-    for (number, _) in unended {
-        // One run that cannot be ended is no reason not to serve the others.
-        if let Err(error) = runs.end_abandoned(number, common::Reason::BossRestart).await {
-            tracing::error!(
-                run.id = number.0,
-                "run {number} was left unfinished, and cannot be ended: {error}"
-            );
-        }
-    }
     let sessions = sessions::Sessions::new(token, store, address, &public_urls);
     let note = held.path.join("address");
     std::fs::write(&note, format!("{}\n", sessions::reachable(address)))
@@ -77,13 +69,39 @@ pub(crate) async fn serve(
     let streams_end = CancellationToken::new();
     let api = api::Api { runs: runs.clone(), sessions, stop: streams_end.clone() };
     let server = tokio::spawn(http::serve(listener, api::router(api), streams_end.clone()));
-    stop.cancelled().await;
-    // Readers hear how their runs end, then their streams are ended, then the rest.
-    runs.shut_down().await;
+    stop(&runs, &mut told).await;
+    // Lists have no end of their own.
     streams_end.cancel();
-    server
-        .await
-        .map_err(|error| SetupError::new(format!("the server panicked: {error}"), "please report this"))
+    let served = server.await;
+    runs.hand_over().await;
+    // The kernel lets go of it, once nothing of this process can write any more.
+    std::mem::forget(held);
+    served.map_err(|error| SetupError::new(format!("the server panicked: {error}"), "please report this"))
+}
+
+/// Once told to: SIGINT cancels every run, SIGTERM lets them end within a time. At a second signal, or past that
+/// time, what still runs is left for the next boss of this data directory.
+async fn stop(runs: &Runs, told: &mut Signals) {
+    let ended = async |how: Stop| match how {
+        Stop::Interrupt => {
+            runs.shut_down().await;
+            true
+        }
+        Stop::Terminate => tokio::time::timeout(limits::DRAIN, runs.drain()).await.is_ok(),
+    };
+    let how = told.next().await;
+    let hint = match how {
+        Stop::Interrupt => "cancelling all runs",
+        Stop::Terminate => "waiting for runs to end; the next boss goes on with those that do not",
+    };
+    tracing::info!("told to stop: {hint}; a second signal stops at once");
+    let all_ended = tokio::select! {
+        all_ended = ended(how) => all_ended,
+        _ = told.next() => false,
+    };
+    if !all_ended {
+        runs.hand_over().await;
+    }
 }
 
 /// Opens the store of a boss, or of the local runs of a project.
@@ -93,6 +111,9 @@ pub(crate) fn open_store(folder: &Path) -> Result<store::Store, SetupError> {
     store::Store::open(&path).map_err(|error| {
         let hint = match &error {
             store::StoreError::Newer { .. } => "use the newer bettertest again, or another --data-dir",
+            store::StoreError::NotCopied { .. } => {
+                "make room on that disk, or name another folder with --data-dir"
+            }
             store::StoreError::OldSqlite(_) => "build it with the SQLite that it brings",
             store::StoreError::Unusable { .. }
             | store::StoreError::Failed(_)

@@ -1,10 +1,13 @@
 //! What tasks print, as files: the exact bytes of each attempt, and beside them an index of marks that says
 //! which bytes are whose. Readers follow the file; a slow one slows nobody.
+//!
+//! A mark is written before its bytes, so whatever stands in the file after the last mark is that mark's. So a boss
+//! that comes after a killed one knows from the two files alone how far each step's output is stored.
 
 use common::{Mark, OutputMark, RunNumber, StepId, Stream};
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Seek as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use tokio::sync::watch;
@@ -49,11 +52,32 @@ impl Outputs {
         let path = self.path(id);
         std::fs::create_dir_all(path.parent().unwrap_or(Path::new(".")))?;
         let fresh = |path: &Path| OpenOptions::new().create(true).truncate(true).write(true).open(path);
-        let (progress, follow) = watch::channel(Progress::default());
-        let writer =
-            Writer { file: fresh(&path)?, index: fresh(&self.index_path(id))?, last: None, broken: None };
+        let (file, index) = (fresh(&path)?, fresh(&self.index_path(id))?);
+        Ok(self.output(id, Writer { file, index, last: None, broken: None }, 0))
+    }
+
+    /// Goes on with an output that an earlier boss has begun, and tells what is stored of it.
+    pub(crate) fn resume(&self, id: OutputId) -> io::Result<(Output, Stored)> {
+        let path = self.path(id);
+        std::fs::create_dir_all(path.parent().unwrap_or(Path::new(".")))?;
+        let open =
+            |path: &Path| OpenOptions::new().create(true).truncate(false).read(true).write(true).open(path);
+        let (mut file, mut index) = (open(&path)?, open(&self.index_path(id))?);
+        let size_bytes = file.seek(io::SeekFrom::End(0))?;
+        let mut text = Vec::new();
+        index.read_to_end(&mut text)?;
+        let (marks, kept) = whole_marks(&text, size_bytes);
+        // The rest was torn, or is of bytes that never came to the disk.
+        index.set_len(kept)?;
+        index.seek(io::SeekFrom::Start(kept))?;
+        let (stored, last) = Stored::of(&marks, size_bytes);
+        Ok((self.output(id, Writer { file, index, last, broken: None }, size_bytes), stored))
+    }
+
+    fn output(&self, id: OutputId, writer: Writer, size_bytes: u64) -> Output {
+        let (progress, follow) = watch::channel(Progress { size_bytes, ended: false });
         self.live.lock().expect("no panic under this lock").insert(id, follow);
-        Ok(Output { id, all: self.clone(), writer: Mutex::new(writer), progress })
+        Output { id, all: self.clone(), writer: Mutex::new(writer), progress }
     }
 
     /// Where an output stands, and how to hear of more. One that nobody writes has ended.
@@ -64,6 +88,85 @@ impl Outputs {
         let size_bytes = std::fs::metadata(self.path(id))?.len();
         Ok(watch::channel(Progress { size_bytes, ended: true }).1)
     }
+}
+
+/// A place in a step's spool: after this position, and after so many bytes of output from there on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Place {
+    pub(crate) position: u64,
+    pub(crate) skip_bytes: u64,
+}
+
+/// What is stored of an output that an earlier boss has begun.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Stored {
+    steps: HashMap<StepId, StoredStep>,
+    /// How much of what the pipedef's own Python printed.
+    pub(crate) pipedef_bytes: u64,
+    /// That Python printed more than is kept is marked already.
+    pub(crate) pipedef_dropped: bool,
+}
+
+/// How far the output of one step is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct StoredStep {
+    /// What comes after this place is not stored.
+    pub(crate) next: Place,
+    /// Losses and caps up to this position of its spool are marked.
+    pub(crate) marked: u64,
+}
+
+impl Stored {
+    pub(crate) fn step(&self, id: &StepId) -> StoredStep {
+        self.steps.get(id).copied().unwrap_or_default()
+    }
+
+    /// Also whose bytes the last mark announces.
+    fn of(marks: &[OutputMark], size_bytes: u64) -> (Stored, Option<Whose>) {
+        let mut stored = Stored::default();
+        let mut last = None;
+        for (number, OutputMark { offset, mark, .. }) in marks.iter().enumerate() {
+            let length = marks.get(number + 1).map_or(size_bytes, |next| next.offset) - offset;
+            last = match mark {
+                Mark::Output { step, stream, position, skip_bytes } => {
+                    let next = Place { position: *position, skip_bytes: skip_bytes + length };
+                    stored.steps.entry(step.clone()).or_default().next = next;
+                    Some(Whose::Step(step.clone(), *stream))
+                }
+                Mark::Dropped { step, position, .. } | Mark::Gap { step, position, .. } => {
+                    stored.steps.entry(step.clone()).or_default().marked = *position;
+                    None
+                }
+                Mark::Pipedef => {
+                    stored.pipedef_bytes += length;
+                    Some(Whose::Pipedef)
+                }
+                Mark::PipedefDropped { .. } => {
+                    stored.pipedef_dropped = true;
+                    None
+                }
+            };
+        }
+        (stored, last)
+    }
+}
+
+/// The marks of an index up to the first that is torn or stands where the output does not reach; and how many
+/// bytes of the index they are.
+fn whole_marks(index: &[u8], size_bytes: u64) -> (Vec<OutputMark>, u64) {
+    let mut marks: Vec<OutputMark> = Vec::new();
+    let mut kept = 0;
+    for line in index.split_inclusive(|byte| *byte == b'\n') {
+        let Some(whole) = line.strip_suffix(b"\n") else { break };
+        let Ok(mark) = serde_json::from_slice::<OutputMark>(whole) else { break };
+        let before = marks.last().map_or(0, |last| last.offset);
+        if !(before..=size_bytes).contains(&mark.offset) {
+            break;
+        }
+        marks.push(mark);
+        kept += line.len() as u64;
+    }
+    (marks, kept)
 }
 
 /// One attempt's output while it is written. Its steps and its pipedef share it.
@@ -91,17 +194,15 @@ enum Whose {
 }
 
 impl Output {
-    /// Stores what a step printed. `position` is where the worker's spool continues after it.
-    pub(crate) fn step_printed(
-        &self,
-        step: &StepId,
-        stream: Stream,
-        bytes: &[u8],
-        position: u64,
-        at_ms: u64,
-    ) {
+    /// Stores what a step printed, and where in its spool that comes from.
+    pub(crate) fn step_printed(&self, step: &StepId, stream: Stream, bytes: &[u8], from: Place, at_ms: u64) {
         let whose = Whose::Step(step.clone(), stream);
-        self.store(Some(whose), at_ms, bytes, || Mark::Output { step: step.clone(), stream, position });
+        self.store(Some(whose), at_ms, bytes, || Mark::Output {
+            step: step.clone(),
+            stream,
+            position: from.position,
+            skip_bytes: from.skip_bytes,
+        });
     }
 
     /// Stores what the pipedef's own Python printed.
@@ -121,14 +222,13 @@ impl Output {
         }
         let offset = self.progress.borrow().size_bytes;
         let write = || -> io::Result<()> {
-            writer.file.write_all(bytes)?;
             if whose.is_none() || writer.last != whose {
                 let mut line = serde_json::to_vec(&OutputMark { offset, at_ms, mark: mark() })?;
                 line.push(b'\n');
                 writer.index.write_all(&line)?;
                 writer.last = whose;
             }
-            Ok(())
+            writer.file.write_all(bytes)
         };
         match write() {
             Ok(()) => self.progress.send_modify(|progress| progress.size_bytes += bytes.len() as u64),

@@ -108,6 +108,12 @@ pub(crate) enum Say {
         worker: String,
         spec: serde_json::Value,
     },
+    /// This text, which the run has not stored, is executed once that is answered.
+    Imported {
+        call: u64,
+        path: String,
+        sha256: String,
+    },
     Returned,
     Raised {
         call: Option<u64>,
@@ -131,6 +137,10 @@ pub(crate) enum Answer {
     Refused {
         call: u64,
         problem: Problem,
+    },
+    /// To `imported`: it may be executed.
+    Recorded {
+        call: u64,
     },
 }
 
@@ -242,7 +252,9 @@ impl Python {
                 Ok((pipeline, Code { pipedef: pipedef.to_owned(), files, python, addresses }))
             }
             Ok(Some(Ok(Say::Broken { problem }))) => Err(problem),
-            Ok(Some(Ok(Say::StepAsked { .. } | Say::Returned | Say::Raised { .. }))) => {
+            Ok(Some(Ok(
+                Say::StepAsked { .. } | Say::Imported { .. } | Say::Returned | Say::Raised { .. },
+            ))) => {
                 Err(about("the pipedef's Python answered something else".to_owned(), "report this as a bug"))
             }
             Ok(None) => Err(about(

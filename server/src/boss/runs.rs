@@ -8,21 +8,24 @@ mod step;
 
 use common::{
     Page, Phase, Pipeline, Problem, Reason, RunEvent, RunFact, RunKey, RunNumber, RunState, RunSummary, Seq,
-    SkipReason, StepState, TaskId, TaskState, Verdict,
+    SkipReason, StepId, StepState, TaskId, TaskState, Verdict,
 };
+use reqwest::StatusCode;
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::output::Outputs;
+use super::output::{Output, OutputId, Outputs, Stored};
 use super::pipedef::{ANY_PYTHON, Code, Python};
-use super::store::{Store, StoreError};
+use super::store::{Orphan, Store, StoreError, StoredCode};
 use super::worker_client::WorkerClient;
 use super::workers::Workers;
+use crate::limits;
 pub(crate) use log::now_ms;
 use log::{Log, LogError};
 
@@ -66,8 +69,12 @@ struct All {
     /// Told when a run starts or ends.
     changes: watch::Sender<()>,
     turns: Arc<Semaphore>,
+    /// No run begins any more.
+    draining: AtomicBool,
     /// Cancels every run that there is or will be.
     closing: CancellationToken,
+    /// Nothing more is written to any log: what goes on is for the next boss to see.
+    frozen: CancellationToken,
     driven: TaskTracker,
 }
 
@@ -81,6 +88,8 @@ struct Run {
     cancel: CancellationToken,
     /// Which image a name meant first, by worker and name.
     pins: Mutex<HashMap<(String, String), String>>,
+    /// The outputs of attempts that an earlier boss has begun, until these go on.
+    reopened: Mutex<HashMap<TaskId, std::io::Result<(Output, Stored)>>>,
 }
 
 impl Runs {
@@ -101,7 +110,9 @@ impl Runs {
             live: Mutex::default(),
             changes: watch::channel(()).0,
             turns: Arc::new(Semaphore::new(TASKS_AT_ONCE)),
+            draining: AtomicBool::new(false),
             closing: CancellationToken::new(),
+            frozen: CancellationToken::new(),
             driven: TaskTracker::new(),
         };
         Runs { all: Arc::new(all) }
@@ -127,7 +138,7 @@ impl Runs {
         only: Option<Vec<TaskId>>,
     ) -> Result<RunNumber, RunsError> {
         let only = check_selection(&pipeline, only)?;
-        if self.all.closing.is_cancelled() {
+        if self.all.draining.load(Ordering::SeqCst) {
             return Err(RunsError::ShuttingDown);
         }
         // A run that is in the store is driven, even where the one who asked for it does not wait.
@@ -140,23 +151,19 @@ impl Runs {
     pub(crate) async fn rerun(&self, number: RunNumber, only: Option<Vec<TaskId>>) -> Result<(), RunsError> {
         let not_now = |error: String, hint: &str| RunsError::NotNow(Problem::new(error, hint));
         let state = self.state(number).await?;
-        if self.all.closing.is_cancelled() {
+        if self.all.draining.load(Ordering::SeqCst) {
             return Err(RunsError::ShuttingDown);
         }
         let only = state.to_run_again(only.as_deref()).map_err(RunsError::NotNow)?;
-        let (pipedef, files) = self.all.store.pipedef(number).await?;
+        let code = code_of(self.all.store.pipedef(number).await?);
         let run = Arc::new(Run {
             all: self.all.clone(),
             number,
             key: state.key.clone().expect("a run that has ended has begun"),
-            code: Code {
-                pipedef: PathBuf::from(pipedef),
-                files,
-                python: PathBuf::from(ANY_PYTHON),
-                addresses: Vec::new(),
-            },
+            code,
             pins: Mutex::new(pins_of(&state)),
-            log: Log::new(self.all.store.clone(), state, self.all.changes.clone()),
+            reopened: Mutex::default(),
+            log: Log::new(self.all.store.clone(), state, self.all.changes.clone(), self.all.frozen.clone()),
             cancel: self.all.closing.child_token(),
         });
         if !self.all.enter(&run) {
@@ -235,13 +242,53 @@ impl Runs {
         Ok(self.all.store.unended().await?)
     }
 
+    /// Goes on with every run that an earlier process has left unended. One that cannot go on is ended.
+    pub(crate) async fn resume(&self) -> Result<(), RunsError> {
+        self.all.end_orphans().await?;
+        for (number, _) in self.unended().await? {
+            if let Err(error) = self.all.resume(number).await {
+                tracing::error!(run.id = number.0, "run {number} cannot go on: {error}");
+                // One run that cannot be ended is no reason not to serve the others.
+                if let Err(error) = self.end_abandoned(number, Reason::BossRestart).await {
+                    tracing::error!(run.id = number.0, "run {number} cannot be ended: {error}");
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Ends a run whose process is gone, for this reason: what became of its tasks is not known.
     pub(crate) async fn end_abandoned(&self, number: RunNumber, reason: Reason) -> Result<(), RunsError> {
         self.all.end_abandoned(number, reason).await
     }
 
+    /// Begins no run any more, and waits for the ends of those that there are.
+    pub(crate) async fn drain(&self) {
+        self.all.draining.store(true, Ordering::SeqCst);
+        self.all.driven.close();
+        self.all.driven.wait().await;
+    }
+
+    /// Told once what still runs is left to the next boss.
+    pub(crate) fn left_to_the_next(&self) -> CancellationToken {
+        self.all.frozen.clone()
+    }
+
+    /// From here on nothing of what this process sees becomes a part of any run. Its end is no fault of theirs.
+    pub(crate) async fn hand_over(&self) {
+        self.all.frozen.cancel();
+        let live: Vec<Arc<Run>> =
+            self.all.live.lock().expect("no panic under this lock").values().cloned().collect();
+        for run in live {
+            // What was being written when the freeze came is on the disk after this.
+            run.log.look(|_| ()).await;
+            tracing::info!(run.id = run.number.0, "run {} is left to the next boss", run.number);
+        }
+    }
+
     /// Cancels every run and waits for their ends.
     pub(crate) async fn shut_down(&self) {
+        self.all.draining.store(true, Ordering::SeqCst);
         let live: Vec<RunNumber> =
             self.all.live.lock().expect("no panic under this lock").keys().copied().collect();
         for number in live {
@@ -296,22 +343,65 @@ impl All {
                 (events, summary)
             }
         };
-        let pipedef = code.pipedef.display().to_string();
-        let number = self.store.create(key.clone(), pipedef, code.files.clone(), first).await?;
+        let stored = StoredCode {
+            pipedef: code.pipedef.display().to_string(),
+            files: code.files.clone(),
+            python: code.python.to_str().map(str::to_owned),
+        };
+        let number = self.store.create(key.clone(), stored, first).await?;
         let state = state_in.await.expect("the transaction that made the run has sent it");
         let run = Arc::new(Run {
             all: self.clone(),
             number,
             key,
             code,
-            log: Log::new(self.store.clone(), state, self.changes.clone()),
+            log: Log::new(self.store.clone(), state, self.changes.clone(), self.frozen.clone()),
             cancel: self.closing.child_token(),
             pins: Mutex::default(),
+            reopened: Mutex::default(),
         });
         self.enter(&run);
         self.changes.send_replace(());
         self.clone().drive(run);
         Ok(number)
+    }
+
+    /// Goes on with a run where its log ends.
+    async fn resume(self: &Arc<All>, number: RunNumber) -> Result<(), RunsError> {
+        let state = self.replay(number).await?;
+        let code = code_of(self.store.pipedef(number).await?);
+        let cancel = self.closing.child_token();
+        if state.cancel_asked {
+            cancel.cancel();
+        }
+        let run = Arc::new(Run {
+            all: self.clone(),
+            number,
+            key: state
+                .key
+                .clone()
+                .ok_or_else(|| StoreError::Contradicts(format!("run {number} never began")))?,
+            code,
+            pins: Mutex::new(pins_of(&state)),
+            reopened: Mutex::new(self.reopen(&state)),
+            log: Log::new(self.store.clone(), state, self.changes.clone(), self.frozen.clone()),
+            cancel,
+        });
+        tracing::info!(run.id = number.0, "run {number} goes on");
+        self.enter(&run);
+        self.clone().drive(run);
+        Ok(())
+    }
+
+    /// All at once, before anybody can ask for them: an output that nobody writes would read as ended.
+    fn reopen(&self, state: &RunState) -> HashMap<TaskId, std::io::Result<(Output, Stored)>> {
+        let running = state.tasks().enumerate().filter(|(_, task)| task.state == TaskState::Running);
+        let reopened = running.filter_map(|(place, task)| {
+            let attempt = task.attempts.last()?.number;
+            let id = OutputId { run: state.number, task: place, attempt };
+            Some((task.id.clone(), self.outputs.resume(id)))
+        });
+        reopened.collect()
     }
 
     /// Puts a run among the living, unless it is there already.
@@ -360,8 +450,8 @@ impl All {
         if matches!(state.phase, Phase::Ended(_)) {
             return Ok(());
         }
-        self.cancel_unended(&state);
-        let log = Log::new(self.store.clone(), state.clone(), self.changes.clone());
+        self.cancel_unended(&state).await?;
+        let log = Log::new(self.store.clone(), state.clone(), self.changes.clone(), self.frozen.clone());
         for task in state.tasks() {
             let id = task.id.clone();
             let fact = match (task.state, task.attempts.last()) {
@@ -386,21 +476,68 @@ impl All {
         Ok(())
     }
 
-    /// Tells the workers of steps that nobody waits for any more. That they hear it is not waited for.
-    fn cancel_unended(self: &Arc<All>, state: &RunState) {
+    /// Tells the workers of steps that nobody waits for any more.
+    async fn cancel_unended(self: &Arc<All>, state: &RunState) -> Result<(), StoreError> {
         let running = state.tasks().filter(|task| task.state == TaskState::Running);
         for step in running.filter_map(|task| task.attempts.last()).flat_map(|attempt| &attempt.steps) {
-            if matches!(step.state, StepState::Ended(_)) {
-                continue;
+            if !matches!(step.state, StepState::Ended(_)) {
+                self.abandon(step.id.clone(), step.worker.clone()).await?;
             }
-            let Ok(worker) = self.workers.resolve(&step.worker) else { continue };
-            let (all, id) = (self.clone(), step.id.clone());
-            tokio::spawn(async move {
-                if let Err(error) = all.client.cancel(&worker, &id).await {
-                    tracing::warn!(step = %id, "a step that was left behind could not be cancelled: {error}");
-                }
-            });
         }
+        Ok(())
+    }
+
+    /// Nobody waits for this step any more. Its worker is told so until it has heard it, over restarts, too.
+    async fn abandon(self: &Arc<All>, step: StepId, worker: String) -> Result<(), StoreError> {
+        let orphan = Orphan { step, worker, since_ms: now_ms() };
+        self.store.add_orphan(orphan.clone()).await?;
+        self.end_orphan(orphan);
+        Ok(())
+    }
+
+    async fn end_orphans(self: &Arc<All>) -> Result<(), StoreError> {
+        for orphan in self.store.orphans().await? {
+            self.end_orphan(orphan);
+        }
+        Ok(())
+    }
+
+    fn end_orphan(self: &Arc<All>, orphan: Orphan) {
+        let all = self.clone();
+        tokio::spawn(async move {
+            let heard = all.tell_until_heard(&orphan).await;
+            if !heard {
+                tracing::warn!(step = %orphan.step, "the worker {} was never told to end a step", orphan.worker);
+            }
+            if let Err(error) = all.store.remove_orphan(orphan.step).await {
+                tracing::warn!("a step that was ended is told of again at the next start: {error}");
+            }
+        });
+    }
+
+    /// False where the worker did not come back for as long as a step can live.
+    async fn tell_until_heard(&self, orphan: &Orphan) -> bool {
+        let mut pause = limits::ORPHAN_AGAIN / 16;
+        while now_ms() < orphan.since_ms.saturating_add(limits::ORPHAN.as_millis() as u64) {
+            let Ok(worker) = self.workers.resolve(&orphan.worker) else { return false };
+            match self.client.cancel(&worker, &orphan.step).await {
+                Ok(()) => return true,
+                Err(error) if error.status() == Some(StatusCode::GONE) => return true,
+                // It has no such step; and none that was still on its way to it when that was given up.
+                Err(error) if error.status() == Some(StatusCode::NOT_FOUND) && orphan.is_old() => {
+                    return true;
+                }
+                Err(_) => tokio::time::sleep(pause).await,
+            }
+            pause = (pause * 2).min(limits::ORPHAN_AGAIN);
+        }
+        false
+    }
+}
+
+impl Orphan {
+    fn is_old(&self) -> bool {
+        now_ms().saturating_sub(self.since_ms) > limits::ON_ITS_WAY.as_millis() as u64
     }
 }
 
@@ -454,6 +591,17 @@ fn first_events(
         events.push(event);
     }
     (events, state)
+}
+
+/// What a run executes to its end, in the interpreter that discovery ran in, if it is still there.
+fn code_of(stored: StoredCode) -> Code {
+    let python = stored.python.map(PathBuf::from).filter(|python| python.exists());
+    Code {
+        pipedef: PathBuf::from(stored.pipedef),
+        files: stored.files,
+        python: python.unwrap_or_else(|| PathBuf::from(ANY_PYTHON)),
+        addresses: Vec::new(),
+    }
 }
 
 /// Which image each name meant first, as the log has it.

@@ -1,7 +1,7 @@
 //! The only SQL: what happened in each run, and who may look. Every change is committed, and on disk, before
 //! anybody is told of it.
 
-use common::{Page, RunEvent, RunKey, RunNumber, RunSummary, Seq};
+use common::{Page, RunEvent, RunKey, RunNumber, RunSummary, Seq, StepId};
 use rusqlite::{Connection, OptionalExtension as _, TransactionBehavior, params};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 /// Applied in order by `PRAGMA user_version`; never edited once released.
-const STEPS: &[&str] = &[include_str!("store/0001_runs.sql")];
+const STEPS: &[&str] = &[include_str!("store/0001_runs.sql"), include_str!("store/0002_replay.sql")];
 
 /// Before this version, SQLite's write-ahead log could be reset under a writer and lose a commit.
 const OLDEST_SQLITE: i32 = 3_051_003;
@@ -22,12 +22,30 @@ pub(crate) enum StoreError {
     OldSqlite(String),
     #[error("{path} cannot be used: {source}")]
     Unusable { path: PathBuf, source: rusqlite::Error },
+    #[error("the store cannot be copied to {path} before it is brought to this version: {source}")]
+    NotCopied { path: PathBuf, source: std::io::Error },
     #[error("the store failed: {0}")]
     Failed(#[from] rusqlite::Error),
     #[error("the store holds what cannot be: {0}")]
     Contradicts(String),
     #[error("the store holds what this bettertest cannot read: {0}")]
     Unreadable(#[from] serde_json::Error),
+}
+
+/// A step that nobody waits for any more, at the worker that the pipedef names so.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Orphan {
+    pub(crate) step: StepId,
+    pub(crate) worker: String,
+    pub(crate) since_ms: u64,
+}
+
+/// What a run executes: its pipedef, the texts, and the interpreter that discovery ran in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct StoredCode {
+    pub(crate) pipedef: String,
+    pub(crate) files: BTreeMap<String, String>,
+    pub(crate) python: Option<String>,
 }
 
 /// A handle; clones share one connection. The lock is held for single statements and short transactions on a
@@ -53,14 +71,9 @@ impl Store {
         connection.pragma_update(None, "journal_mode", "wal").map_err(unusable)?;
         connection.pragma_update(None, "synchronous", "full")?;
         connection.pragma_update(None, "foreign_keys", true)?;
-        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        // Read again under the lock: another process may have been faster.
-        let found: usize = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
-        for step in &STEPS[found.min(STEPS.len())..] {
-            transaction.execute_batch(step)?;
+        if found < STEPS.len() {
+            migrate(&mut connection, path)?;
         }
-        transaction.pragma_update(None, "user_version", STEPS.len())?;
-        transaction.commit()?;
         Ok(Store { connection: Arc::new(Mutex::new(connection)) })
     }
 
@@ -84,15 +97,14 @@ impl Store {
     pub(crate) async fn create(
         &self,
         key: RunKey,
-        pipedef: String,
-        files: BTreeMap<String, String>,
+        code: StoredCode,
         events: impl FnOnce(RunNumber) -> (Vec<RunEvent>, RunSummary) + Send + 'static,
     ) -> Result<RunNumber, StoreError> {
         self.with(move |connection| {
             let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-            let insert = "INSERT INTO run (key, state, summary, changed, pipedef)
-                 VALUES (?1, 'running', '', (SELECT coalesce(max(changed), 0) + 1 FROM run), ?2)";
-            transaction.execute(insert, params![key.as_str(), pipedef])?;
+            let insert = "INSERT INTO run (key, state, summary, changed, pipedef, python)
+                 VALUES (?1, 'running', '', (SELECT coalesce(max(changed), 0) + 1 FROM run), ?2, ?3)";
+            transaction.execute(insert, params![key.as_str(), code.pipedef, code.python])?;
             let number = RunNumber(transaction.last_insert_rowid() as u64);
             let (events, summary) = events(number);
             for event in &events {
@@ -101,7 +113,7 @@ impl Store {
             let summary = serde_json::to_string(&summary)?;
             transaction
                 .execute("UPDATE run SET summary = ?2 WHERE number = ?1", params![number.0, summary])?;
-            for (path, text) in &files {
+            for (path, text) in &code.files {
                 let insert = "INSERT INTO pipedef_file (run, path, text) VALUES (?1, ?2, ?3)";
                 transaction.execute(insert, params![number.0, path, text])?;
             }
@@ -178,17 +190,64 @@ impl Store {
     }
 
     /// Which pipedef a run is of, and the texts that it executes.
-    pub(crate) async fn pipedef(
-        &self,
-        run: RunNumber,
-    ) -> Result<(String, BTreeMap<String, String>), StoreError> {
+    pub(crate) async fn pipedef(&self, run: RunNumber) -> Result<StoredCode, StoreError> {
         self.with(move |connection| {
-            let select = "SELECT pipedef FROM run WHERE number = ?1";
-            let pipedef = connection.query_row(select, params![run.0], |row| row.get(0))?;
+            let select = "SELECT pipedef, python FROM run WHERE number = ?1";
+            let (pipedef, python) =
+                connection.query_row(select, params![run.0], |row| Ok((row.get(0)?, row.get(1)?)))?;
             let mut statement =
                 connection.prepare_cached("SELECT path, text FROM pipedef_file WHERE run = ?1")?;
             let files = statement.query_map(params![run.0], |row| Ok((row.get(0)?, row.get(1)?)))?;
-            Ok((pipedef, files.collect::<Result<_, _>>()?))
+            Ok(StoredCode { pipedef, files: files.collect::<Result<_, _>>()?, python })
+        })
+        .await
+    }
+
+    /// Records that a run executes this text of `path`; returns the hash of the one that it executed first.
+    pub(crate) async fn first_import(
+        &self,
+        run: RunNumber,
+        path: String,
+        sha256: String,
+    ) -> Result<String, StoreError> {
+        self.with(move |connection| {
+            let insert = "INSERT OR IGNORE INTO imported_file (run, path, sha256) VALUES (?1, ?2, ?3)";
+            connection.execute(insert, params![run.0, path, sha256])?;
+            let select = "SELECT sha256 FROM imported_file WHERE run = ?1 AND path = ?2";
+            Ok(connection.query_row(select, params![run.0, path], |row| row.get(0))?)
+        })
+        .await
+    }
+
+    /// A step that nobody waits for any more, and that its worker has to be told to end.
+    pub(crate) async fn add_orphan(&self, orphan: Orphan) -> Result<(), StoreError> {
+        self.with(move |connection| {
+            let insert = "INSERT OR IGNORE INTO orphan (step, worker, since_ms) VALUES (?1, ?2, ?3)";
+            connection.execute(insert, params![orphan.step.as_str(), orphan.worker, orphan.since_ms])?;
+            Ok(())
+        })
+        .await
+    }
+
+    pub(crate) async fn remove_orphan(&self, step: StepId) -> Result<(), StoreError> {
+        self.with(move |connection| {
+            connection.execute("DELETE FROM orphan WHERE step = ?1", params![step.as_str()])?;
+            Ok(())
+        })
+        .await
+    }
+
+    pub(crate) async fn orphans(&self) -> Result<Vec<Orphan>, StoreError> {
+        self.with(move |connection| {
+            let mut statement = connection.prepare_cached("SELECT step, worker, since_ms FROM orphan")?;
+            let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+            let mut orphans = Vec::new();
+            for row in rows {
+                let (step, worker, since_ms): (String, String, u64) = row?;
+                let step = StepId::try_from(step).map_err(|bad| StoreError::Contradicts(bad.to_string()))?;
+                orphans.push(Orphan { step, worker, since_ms });
+            }
+            Ok(orphans)
         })
         .await
     }
@@ -266,6 +325,43 @@ impl Store {
         })
         .await
     }
+}
+
+/// Brings a store to this version, in one transaction, after a copy of it was made beside it.
+fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    // Read again under the lock: another process may have been faster.
+    let found: usize = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    if found > 0 && found < STEPS.len() {
+        copy(path, found)?;
+    }
+    for step in &STEPS[found.min(STEPS.len())..] {
+        transaction.execute_batch(step)?;
+    }
+    transaction.pragma_update(None, "user_version", found.max(STEPS.len()))?;
+    Ok(transaction.commit()?)
+}
+
+/// `runs.sqlite` of schema 1 is copied to `runs.sqlite.1`. A copy that is there was left by a crash in mid-copy, or
+/// is of this same store: nothing is written to a store between its copy and its migration.
+fn copy(path: &Path, version: usize) -> Result<(), StoreError> {
+    let suffixed = |suffix: String| {
+        let mut name = path.as_os_str().to_owned();
+        name.push(suffix);
+        PathBuf::from(name)
+    };
+    let (to, draft) = (suffixed(format!(".{version}")), suffixed(format!(".{version}.draft")));
+    let not_copied = |source: std::io::Error| StoreError::NotCopied { path: to.clone(), source };
+    match std::fs::remove_file(&draft) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(not_copied(error)),
+        Ok(()) | Err(_) => {}
+    }
+    // A connection of its own reads what is committed, while the lock keeps others from committing more.
+    let draft_name =
+        draft.to_str().ok_or_else(|| not_copied(std::io::Error::other("its path is no UTF-8")))?;
+    Connection::open(path)?.execute("VACUUM INTO ?1", params![draft_name])?;
+    let synced = std::fs::File::open(&draft).and_then(|file| file.sync_all());
+    synced.and_then(|()| std::fs::rename(&draft, &to)).map_err(not_copied)
 }
 
 fn insert_event(connection: &Connection, run: RunNumber, event: &RunEvent) -> Result<(), StoreError> {

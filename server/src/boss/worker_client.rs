@@ -39,7 +39,7 @@ pub(crate) struct Followed {
     /// Where the spool continues after the last event that was handed out.
     position: u64,
     stream: Option<EventStream>,
-    /// Did the worker ever answer for this step? From then on it is followed, never posted again.
+    /// Did the worker ever tell of this step? From then on it is followed, never posted again.
     known: bool,
     heard_at: Instant,
     tries: u32,
@@ -79,16 +79,24 @@ impl WorkerClient {
         self.met.lock().expect("no panic under this lock").insert(worker.base.clone());
     }
 
-    /// Listens to a step that does not have to exist yet. `spec.id` has to be set.
-    pub(crate) fn follow(&self, worker: WorkerAddress, id: StepId, spec: StepSpec) -> Followed {
+    /// Listens to a step from this position of its spool on. One that is not `known` does not have to exist yet.
+    /// `spec.id` has to be set.
+    pub(crate) fn follow(
+        &self,
+        worker: WorkerAddress,
+        id: StepId,
+        spec: StepSpec,
+        position: u64,
+        known: bool,
+    ) -> Followed {
         Followed {
             client: self.clone(),
             worker,
             spec,
             id,
-            position: 0,
+            position,
             stream: None,
-            known: false,
+            known,
             heard_at: Instant::now(),
             tries: 0,
         }

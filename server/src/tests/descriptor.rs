@@ -21,6 +21,8 @@ fn samples_read_and_write_the_same() {
     assert!(matches!(same_both_ways("discovered"), Say::Discovered { .. }));
     assert!(matches!(same_both_ways("broken"), Say::Broken { .. }));
     assert!(matches!(same_both_ways("step_asked"), Say::StepAsked { .. }));
+    assert!(matches!(same_both_ways("imported"), Say::Imported { .. }));
+    assert!(matches!(same_both_ways("recorded"), Answer::Recorded { .. }));
     assert!(matches!(same_both_ways("returned"), Say::Returned));
     assert!(matches!(same_both_ways("raised"), Say::Raised { call: Some(1), .. }));
     assert!(matches!(same_both_ways("step_result"), Answer::StepResult { .. }));

@@ -6,7 +6,7 @@ use common::{
 };
 use rusqlite::Connection;
 
-use crate::boss::{Store, StoreError};
+use crate::boss::{Store, StoreError, StoredCode};
 
 /// A run of some skipped tasks.
 async fn some_run(store: &Store, tasks: usize) -> (RunNumber, RunKey) {
@@ -34,7 +34,8 @@ async fn some_run(store: &Store, tasks: usize) -> (RunNumber, RunKey) {
         }
     };
     let files = [("/p/pipedef.py".to_owned(), "text".to_owned())].into();
-    let number = store.create(key.clone(), "/p/pipedef.py".to_owned(), files, events).await.unwrap();
+    let code = StoredCode { pipedef: "/p/pipedef.py".to_owned(), files, python: None };
+    let number = store.create(key.clone(), code, events).await.unwrap();
     (number, key)
 }
 
@@ -81,7 +82,76 @@ async fn events_and_lists_survive_a_reopening() {
     assert_eq!((page.runs[0].run, page.next), (first, None));
     assert_eq!(page.runs[0].verdict, None);
     assert!(!store.exists(RunNumber(3)).await.unwrap());
-    assert_eq!(store.pipedef(first).await.unwrap().1["/p/pipedef.py"], "text");
+    assert_eq!(store.pipedef(first).await.unwrap().files["/p/pipedef.py"], "text");
+}
+
+/// What a bettertest of schema 1 wrote, with runs in it.
+fn schema_1(path: &std::path::Path, runs: usize) {
+    let connection = Connection::open(path).unwrap();
+    connection.pragma_update(None, "journal_mode", "wal").unwrap();
+    connection.execute_batch(include_str!("../boss/store/0001_runs.sql")).unwrap();
+    connection.pragma_update(None, "user_version", 1).unwrap();
+    for number in 1..=runs {
+        let key = RunKey::from_random(number as u128);
+        let run = RunNumber(number as u64);
+        let begin = RunFact::RunStarted { run, key: key.clone(), pipeline: Pipeline::default(), only: None };
+        let event = RunEvent { seq: Seq(1), at_ms: 7, fact: begin };
+        let mut state = RunState::default();
+        state.apply(&event).unwrap();
+        let summary = serde_json::to_string(&RunSummary::of(&state)).unwrap();
+        let insert =
+            "INSERT INTO run (key, state, summary, changed, pipedef) VALUES (?1, 'running', ?2, ?3, '/p')";
+        connection.execute(insert, rusqlite::params![key.as_str(), summary, number]).unwrap();
+        let json = serde_json::to_string(&event).unwrap();
+        connection.execute("INSERT INTO event VALUES (?1, 1, ?2)", rusqlite::params![number, json]).unwrap();
+        let text = "x".repeat(1000);
+        connection
+            .execute("INSERT INTO pipedef_file VALUES (?1, '/p', ?2)", rusqlite::params![number, text])
+            .unwrap();
+    }
+}
+
+fn integrity(path: &std::path::Path) -> (String, usize, usize) {
+    let connection = Connection::open(path).unwrap();
+    let whole = connection.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
+    let version = connection.pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
+    let runs = connection.query_row("SELECT count(*) FROM run", [], |row| row.get(0)).unwrap();
+    (whole, version, runs)
+}
+
+#[tokio::test]
+async fn a_filled_store_is_copied_and_then_brought_to_this_version() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("runs.sqlite");
+    schema_1(&path, 500);
+    // As a crash in the middle of a copy leaves it.
+    std::fs::write(folder.path().join("runs.sqlite.1.draft"), "half").unwrap();
+    let store = Store::open(&path).unwrap();
+    assert_eq!(store.unended().await.unwrap().len(), 500);
+    assert_eq!(store.pipedef(RunNumber(500)).await.unwrap().files["/p"].len(), 1000);
+    assert_eq!(store.pipedef(RunNumber(500)).await.unwrap().python, None);
+    some_run(&store, 1).await;
+    drop(store);
+    assert_eq!(integrity(&path), ("ok".to_owned(), 2, 501));
+    assert_eq!(integrity(&folder.path().join("runs.sqlite.1")), ("ok".to_owned(), 1, 500));
+    assert!(!folder.path().join("runs.sqlite.1.draft").exists());
+    // And only once.
+    std::fs::remove_file(folder.path().join("runs.sqlite.1")).unwrap();
+    drop(Store::open(&path).unwrap());
+    assert!(!folder.path().join("runs.sqlite.1").exists());
+}
+
+#[tokio::test]
+async fn several_that_start_at_once_migrate_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("runs.sqlite");
+    schema_1(&path, 50);
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| drop(Store::open(&path).unwrap()));
+        }
+    });
+    assert_eq!(integrity(&path), ("ok".to_owned(), 2, 50));
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 
 mod access;
 mod bad_input;
+mod boss_dies;
 mod ci;
 mod command;
 mod network;

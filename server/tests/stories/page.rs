@@ -224,7 +224,7 @@ async fn a_hundred_thousand_lines_are_a_window_of_few() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_page_heals_when_the_boss_is_back() {
     let mut ci =
-        Ci::with("class One(Stage):\n    def task_a(self): run(WORKER, IMAGE, 'print x; sleep 60')\n").await;
+        Ci::with("class One(Stage):\n    def task_a(self): run(WORKER, IMAGE, 'print x; sleep 3')\n").await;
     let browser = Browser::at(&ci).await;
     browser.click("button.primary").await;
     browser.sees(".task.running").await;
@@ -235,7 +235,6 @@ async fn the_page_heals_when_the_boss_is_back() {
     let [data, pipedef] = [data_of(ci.folder.path()), pipedef_of(ci.folder.path())];
     let [data, pipedef] = [&data, &pipedef].map(|path| path.to_str().unwrap());
     ci.boss = Process::start(&["--boss", "--pipedef", pipedef, "--listen", &listen, "--data-dir", data]);
-    browser.sees("section.verdict.errored").await;
-    browser.reads("section.verdict", "boss_restart").await;
+    browser.sees("section.verdict.passed").await;
     browser.close().await;
 }

@@ -277,16 +277,3 @@ class Two(Stage):
     assert_eq!(told.words(), "passed");
     assert_eq!(ci.output(run, "Two.second").await, "the old text\n");
 }
-
-#[tokio::test]
-async fn a_boss_that_was_killed_ends_its_runs_when_it_is_back() {
-    let mut ci = Ci::with(SLEEPERS).await;
-    let run = ci.start().await;
-    ci.follow(run, |state, _| one_is_left(state)).await;
-    ci.boss.signal(nix::sys::signal::Signal::SIGKILL);
-    ci.boss.child.wait().unwrap();
-    ci.boss = Ci::start_boss(ci.folder.path());
-    let told = ci.follow(run, |_, _| false).await;
-    assert_eq!(told.words(), "errored: boss_restart");
-    assert_eq!(told.task("One.short"), "passed");
-}

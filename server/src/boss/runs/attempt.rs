@@ -1,6 +1,12 @@
 //! One attempt of one task: a Python process that asks for steps, the steps, and the verdict from both.
+//!
+//! An attempt that an earlier boss has left unended is executed again: a call that it had made before finds its step
+//! by id, and hears what the log or the worker says of it; a call that is new is a new step.
 
-use common::{Mark, Problem, Reason, RunFact, StepEnd, StepId, StepSpec, TaskId, Verdict, step_id};
+use common::{
+    Mark, Problem, Reason, RunFact, RunState, StepEnd, StepId, StepRun, StepSpec, StepState, TaskId,
+    TaskState, Verdict, step_id,
+};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,8 +16,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::Run;
 use super::log::{LogError, now_ms};
-use super::step::{Step, StepDone};
-use crate::boss::output::{Output, OutputId};
+use super::step::{Before, Step, StepDone};
+use crate::boss::output::{Output, OutputId, Stored};
 use crate::boss::pipedef::{Answer, Heard, Order, Runner, Say};
 
 /// A task may take so long, not counting the time in which all that it waits for is queued.
@@ -23,10 +29,17 @@ const PIPEDEF_PRINTS: usize = 8 * 1024 * 1024;
 /// How the Python process ended.
 enum Last {
     Returned,
-    Raised { call: Option<u64>, problem: Problem },
+    Raised {
+        call: Option<u64>,
+        problem: Problem,
+    },
     Gone,
     Cancelled,
     OutOfTime,
+    /// There was no Python to execute it.
+    NotStarted(Problem),
+    /// It was about to execute another text than the run did before.
+    Changed(Problem),
 }
 
 pub(super) struct Attempt {
@@ -34,11 +47,18 @@ pub(super) struct Attempt {
     task: TaskId,
     number: u32,
     output: Arc<Output>,
+    /// Of an attempt that goes on: what is stored of its output, and the steps that were asked for and not yet
+    /// asked for again.
+    stored: Stored,
+    recorded: HashMap<StepId, StepRun>,
     /// Cancels what the task has started; a child of the run's own.
     cancel: CancellationToken,
-    steps: JoinSet<(u64, Result<StepDone, LogError>)>,
+    /// With the call that waits for it; none does for a stray.
+    steps: JoinSet<(Option<u64>, Result<StepDone, LogError>)>,
     /// How each call came out.
     done: BTreeMap<u64, StepDone>,
+    /// How the steps ended that an earlier execution of this attempt had asked for, and this one did not.
+    strays: Vec<StepDone>,
     /// How many equal calls there were before, by the id that the first of them got.
     asked: HashMap<StepId, u32>,
     queued: watch::Sender<usize>,
@@ -47,27 +67,50 @@ pub(super) struct Attempt {
     lost_bytes: u64,
 }
 
-/// Executes the next attempt of a task and records how it ended.
+/// Where an attempt begins.
+enum Begin {
+    Fresh {
+        number: u32,
+        output: std::io::Result<Output>,
+    },
+    /// An earlier boss had begun it.
+    Again {
+        number: u32,
+        began_ms: u64,
+        steps: Vec<StepRun>,
+        output: std::io::Result<(Output, Stored)>,
+    },
+}
+
+/// Executes an attempt of a task, the next one or the one that was left unended, and records how it ended.
 pub(super) async fn attempt(
     run: Arc<Run>,
     task: TaskId,
     cancel: CancellationToken,
 ) -> Result<Verdict, LogError> {
     let began = Instant::now();
-    let number =
-        run.log.look(|state| state.task(&task).map_or(0, |task| task.attempts.len())).await as u32 + 1;
-    run.log.append(RunFact::TaskStarted { task: task.clone(), attempt: number }).await?;
-    let (verdict, problem) = match run.open_output(&task, number).await {
-        Ok(output) => {
+    let begin = run.begin_attempt(&task).await;
+    let (number, began_ms, recorded, output) = match begin {
+        Begin::Fresh { number, output } => {
+            run.log.append(RunFact::TaskStarted { task: task.clone(), attempt: number }).await?;
+            (number, None, Vec::new(), output.map(|output| (output, Stored::default())))
+        }
+        Begin::Again { number, began_ms, steps, output } => (number, Some(began_ms), steps, output),
+    };
+    let (verdict, problem) = match output {
+        Ok((output, stored)) => {
             let output = Arc::new(output);
             let mut attempt = Attempt {
                 run: run.clone(),
                 task: task.clone(),
                 number,
                 output: output.clone(),
+                stored,
+                recorded: recorded.into_iter().map(|step| (step.id.clone(), step)).collect(),
                 cancel,
                 steps: JoinSet::new(),
                 done: BTreeMap::new(),
+                strays: Vec::new(),
                 asked: HashMap::new(),
                 queued: watch::channel(0).0,
                 kept_bytes: 0,
@@ -85,7 +128,11 @@ pub(super) async fn attempt(
         }
         Err(why) => lost_output(why.to_string()),
     };
-    let took_ms = began.elapsed().as_millis() as u64;
+    // No monotonic clock spans two processes.
+    let took_ms = match began_ms {
+        None => began.elapsed().as_millis() as u64,
+        Some(began_ms) => now_ms().saturating_sub(began_ms),
+    };
     run.log.append(RunFact::TaskEnded { task, attempt: number, verdict, took_ms, problem }).await?;
     Ok(verdict)
 }
@@ -100,31 +147,97 @@ fn lost_output(why: String) -> (Verdict, Option<Problem>) {
 
 impl Attempt {
     async fn execute(&mut self) -> Result<(Verdict, Option<Problem>), LogError> {
-        let order = Order::Task {
-            pipedef: self.run.code.pipedef.clone(),
-            files: self.run.code.files.clone(),
-            stage: self.task.stage.clone(),
-            task: self.task.task.clone(),
+        let last = if self.cancel.is_cancelled() {
+            // Cancelled before an earlier boss ended: only the steps are left to be ended.
+            Last::Cancelled
+        } else {
+            match self.start_python().await {
+                Ok(mut runner) => {
+                    let last = self.converse(&mut runner).await?;
+                    // Whatever python has started is not wanted any more, unless it waits for it: `returned` says that
+                    // it does not.
+                    if !matches!(last, Last::Returned) {
+                        self.cancel.cancel();
+                    }
+                    let rest = runner
+                        .end(matches!(last, Last::Cancelled | Last::OutOfTime | Last::Changed(_)))
+                        .await;
+                    self.print(&rest.bytes);
+                    self.lost_bytes += rest.lost_bytes as u64;
+                    last
+                }
+                Err(problem) => Last::NotStarted(problem),
+            }
         };
-        let mut runner = match self.run.all.python.start(&self.run.code.python, order).await {
-            Ok(runner) => runner,
-            Err(problem) => return Ok((Verdict::Not(Reason::RunnerDied), Some(problem))),
-        };
-        let last = self.converse(&mut runner).await?;
-        // Whatever python has started is not wanted any more, unless it waits for it: `returned` says that it does not.
-        if !matches!(last, Last::Returned) {
-            self.cancel.cancel();
-        }
-        let rest = runner.end(matches!(last, Last::Cancelled | Last::OutOfTime)).await;
-        self.print(&rest.bytes);
-        self.lost_bytes += rest.lost_bytes as u64;
         let unwaited = !self.steps.is_empty();
+        self.end_strays();
         while let Some(joined) = self.steps.join_next().await {
             self.take(joined)?;
         }
         // A cancel that came while only these were still running is a cancel of the task all the same.
         let cancelled = unwaited && matches!(last, Last::Returned) && self.cancel.is_cancelled();
         Ok(self.verdict(if cancelled { Last::Cancelled } else { last }))
+    }
+
+    async fn start_python(&self) -> Result<Runner, Problem> {
+        let order = Order::Task {
+            pipedef: self.run.code.pipedef.clone(),
+            files: self.run.code.files.clone(),
+            stage: self.task.stage.clone(),
+            task: self.task.task.clone(),
+        };
+        self.run.all.python.start(&self.run.code.python, order).await
+    }
+
+    /// Ends what an earlier execution had asked for and this one did not: nobody will ever ask for it.
+    fn end_strays(&mut self) {
+        let unwanted = CancellationToken::new();
+        unwanted.cancel();
+        for (_, step) in std::mem::take(&mut self.recorded) {
+            match step.state.clone() {
+                StepState::Ended(end) => self.strays.push(StepDone::of(end)),
+                StepState::Asked
+                | StepState::Queued
+                | StepState::Preparing { .. }
+                | StepState::Running { .. } => {
+                    let step = self.step_again(step, unwanted.clone());
+                    self.steps.spawn(async move { (None, step.follow().await) });
+                }
+            }
+        }
+    }
+
+    /// A step that is in the log, to be listened to from where it is stored.
+    fn step_again(&self, step: StepRun, cancel: CancellationToken) -> Step {
+        let before = Before {
+            asked: true,
+            logged: step.position,
+            queued: matches!(step.state, StepState::Queued),
+            stored: self.stored.step(&step.id),
+        };
+        self.step(step.id, step.worker, step.spec, before, cancel)
+    }
+
+    fn step(
+        &self,
+        id: StepId,
+        worker: String,
+        spec: StepSpec,
+        before: Before,
+        cancel: CancellationToken,
+    ) -> Step {
+        Step {
+            run: self.run.clone(),
+            task: self.task.clone(),
+            attempt: self.number,
+            id,
+            worker,
+            spec,
+            output: self.output.clone(),
+            before,
+            cancel,
+            queued: self.queued.clone(),
+        }
     }
 
     /// Talks to Python until it has said its last word, or is not to go on.
@@ -140,12 +253,8 @@ impl Attempt {
                 biased;
                 () = cancel.cancelled() => return Ok(Last::Cancelled),
                 Some(joined) = self.steps.join_next() => {
-                    let call = self.take(joined)?;
-                    match &self.done[&call] {
-                        StepDone::Ended(end) => runner.answer(&Answer::of(call, end)).await,
-                        StepDone::Refused(problem) => {
-                            runner.answer(&Answer::Refused { call, problem: problem.clone() }).await;
-                        }
+                    if let Some(call) = self.take(joined)? {
+                        self.answer(runner, call).await;
                     }
                 }
                 // The clock is set anew at the head of the loop.
@@ -154,9 +263,15 @@ impl Attempt {
                 heard = runner.heard() => match heard {
                     Heard::Printed(bytes) => self.print(&bytes),
                     Heard::Said(Say::StepAsked { call, worker, spec }) => {
-                        if let Err(problem) = self.ask(call, worker, spec).await? {
-                            runner.answer(&Answer::Refused { call, problem: problem.clone() }).await;
-                            self.done.insert(call, StepDone::Refused(problem));
+                        self.ask(call, worker, spec).await?;
+                        if self.done.contains_key(&call) {
+                            self.answer(runner, call).await;
+                        }
+                    }
+                    Heard::Said(Say::Imported { call, path, sha256 }) => {
+                        match self.import(path, sha256).await? {
+                            Ok(()) => runner.answer(&Answer::Recorded { call }).await,
+                            Err(problem) => return Ok(Last::Changed(problem)),
                         }
                     }
                     Heard::Said(Say::Returned) => return Ok(Last::Returned),
@@ -168,65 +283,84 @@ impl Attempt {
         }
     }
 
-    /// Python called `run(...)`: records it, and starts to follow it.
-    async fn ask(
-        &mut self,
-        call: u64,
-        worker: String,
-        spec: serde_json::Value,
-    ) -> Result<Result<(), Problem>, LogError> {
-        let hint = "change that call of run(...) in the pipedef";
-        let spec: StepSpec = match serde_json::from_value(spec) {
-            Ok(spec) => spec,
-            Err(error) => return Ok(Err(Problem::new(format!("run(...) was called with {error}"), hint))),
-        };
-        if let Err(problem) = spec.check() {
-            return Ok(Err(Problem::new(problem.to_string(), hint)));
+    async fn answer(&self, runner: &mut Runner, call: u64) {
+        match &self.done[&call] {
+            StepDone::Ended(end) => runner.answer(&Answer::of(call, end)).await,
+            StepDone::Refused(problem) => {
+                runner.answer(&Answer::Refused { call, problem: problem.clone() }).await;
+            }
         }
-        let spec = spec.identity();
+    }
+
+    /// Python called `run(...)`: records it, and starts to follow it. What is known already is done at once.
+    async fn ask(&mut self, call: u64, worker: String, spec: serde_json::Value) -> Result<(), LogError> {
+        let spec = match read_spec(spec) {
+            Ok(spec) => spec,
+            Err(problem) => {
+                self.done.insert(call, StepDone::Refused(problem));
+                return Ok(());
+            }
+        };
         let key = &self.run.key;
         let first = step_id(key, &self.task, self.number, &worker, &spec, 0);
         let before = self.asked.entry(first).or_default();
         let id = step_id(key, &self.task, self.number, &worker, &spec, *before);
         *before += 1;
-        let fact = RunFact::StepAsked {
-            task: self.task.clone(),
-            attempt: self.number,
-            step: id.clone(),
-            worker: worker.clone(),
-            spec: spec.clone(),
+        let step = match self.recorded.remove(&id) {
+            Some(StepRun { state: StepState::Ended(end), .. }) => {
+                self.done.insert(call, StepDone::of(end));
+                return Ok(());
+            }
+            Some(step) => self.step_again(step, self.cancel.clone()),
+            None => {
+                let fact = RunFact::StepAsked {
+                    task: self.task.clone(),
+                    attempt: self.number,
+                    step: id.clone(),
+                    worker: worker.clone(),
+                    spec: spec.clone(),
+                };
+                self.run.log.append(fact).await?;
+                self.step(id, worker, spec, Before::default(), self.cancel.clone())
+            }
         };
-        self.run.log.append(fact).await?;
-        let step = Step {
-            run: self.run.clone(),
-            task: self.task.clone(),
-            attempt: self.number,
-            id,
-            worker,
-            spec,
-            output: self.output.clone(),
-            cancel: self.cancel.clone(),
-            queued: self.queued.clone(),
+        self.steps.spawn(async move { (Some(call), step.follow().await) });
+        Ok(())
+    }
+
+    /// Python is about to execute a text of the pipedef's folder that discovery did not see.
+    async fn import(&self, path: String, sha256: String) -> Result<Result<(), Problem>, LogError> {
+        let first = self.run.all.store.first_import(self.run.number, path.clone(), sha256.clone()).await?;
+        if first == sha256 {
+            return Ok(Ok(()));
+        }
+        let problem = Problem {
+            error: format!("{path} is no longer what this run executed before"),
+            hint: Some("start a new run, which executes what is there now".to_owned()),
+            file: Some(path),
+            ..Problem::default()
         };
-        self.steps.spawn(async move { (call, step.follow().await) });
-        Ok(Ok(()))
+        Ok(Err(problem))
     }
 
     /// A step has ended: remembers how, and tells of which call it was.
     fn take(
         &mut self,
-        joined: Result<(u64, Result<StepDone, LogError>), tokio::task::JoinError>,
-    ) -> Result<u64, LogError> {
+        joined: Result<(Option<u64>, Result<StepDone, LogError>), tokio::task::JoinError>,
+    ) -> Result<Option<u64>, LogError> {
         let (call, done) = match joined {
             Ok(ended) => ended,
             Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
         };
-        self.done.insert(call, done?);
+        match call {
+            Some(call) => drop(self.done.insert(call, done?)),
+            None => self.strays.push(done?),
+        }
         Ok(call)
     }
 
     fn mark_what_was_not_kept(&self) {
-        if self.lost_bytes > 0 {
+        if self.lost_bytes > 0 && !self.stored.pipedef_dropped {
             self.output.mark(Mark::PipedefDropped { bytes: self.lost_bytes }, now_ms());
         }
     }
@@ -235,21 +369,24 @@ impl Attempt {
         let (kept, lost) = bytes.split_at(bytes.len().min(PIPEDEF_PRINTS - self.kept_bytes));
         self.kept_bytes += kept.len();
         self.lost_bytes += lost.len() as u64;
+        // What Python printed before a restart it prints again.
+        let again = (self.stored.pipedef_bytes as usize).min(kept.len());
+        self.stored.pipedef_bytes -= again as u64;
+        let kept = &kept[again..];
         if !kept.is_empty() {
             self.output.pipedef_printed(kept, now_ms());
         }
     }
 
+    /// The ends of the steps that this task has asked for.
     fn ends(&self) -> impl Iterator<Item = &StepEnd> {
-        self.done.values().filter_map(|done| match done {
-            StepDone::Ended(end) => Some(end),
-            StepDone::Refused(_) => None,
-        })
+        self.done.values().filter_map(StepDone::end)
     }
 
     /// When a task passes: see `agents/architecture.md`. In the order of what outweighs what.
     fn verdict(&self, last: Last) -> (Verdict, Option<Problem>) {
-        let fault = self.ends().find(|end| end.verdict.outcome() == common::Outcome::Errored);
+        let strays = self.strays.iter().filter_map(StepDone::end);
+        let fault = self.ends().chain(strays).find(|end| end.verdict.outcome() == common::Outcome::Errored);
         if let Some(end) = fault {
             let error = end.message.clone().unwrap_or_else(|| "a step errored".to_owned());
             return (end.verdict, Some(Problem { error, hint: end.hint.clone(), ..Problem::default() }));
@@ -275,6 +412,13 @@ impl Attempt {
                     None => Reason::Raised,
                 };
                 (Verdict::Not(reason), Some(problem))
+            }
+            Last::NotStarted(problem) => (Verdict::Not(Reason::RunnerDied), Some(problem)),
+            Last::Changed(problem) => (Verdict::Not(Reason::PipedefChanged), Some(problem)),
+            Last::Returned if !self.strays.is_empty() => {
+                let error = "after a restart the task did not ask again for every step that it had asked for";
+                let hint = "what a task asks for must not depend on chance or time; run it again";
+                (Verdict::Not(Reason::ReplayDiverged), Some(Problem::new(error, hint)))
             }
             Last::Returned if self.ends().next().is_none() => {
                 let error = "the task ran nothing: it returned without calling run(...)";
@@ -318,10 +462,40 @@ impl Clock {
     }
 }
 
+/// What a call of `run(...)` asks for, or what is wrong with it: the pipedef's mistake.
+fn read_spec(spec: serde_json::Value) -> Result<StepSpec, Problem> {
+    let hint = "change that call of run(...) in the pipedef";
+    let spec: StepSpec = serde_json::from_value(spec)
+        .map_err(|error| Problem::new(format!("run(...) was called with {error}"), hint))?;
+    spec.check().map_err(|problem| Problem::new(problem.to_string(), hint))?;
+    Ok(spec.identity())
+}
+
 impl Run {
-    async fn open_output(&self, task: &TaskId, attempt: u32) -> std::io::Result<Output> {
+    /// The output is made before the attempt is told of, so that whoever hears of it finds it.
+    async fn begin_attempt(&self, task: &TaskId) -> Begin {
+        let left = |state: &RunState| {
+            let known = state.task(task)?;
+            match known.attempts.last() {
+                Some(last) if known.state == TaskState::Running => {
+                    Some((last.number, last.started_at_ms, last.steps.clone()))
+                }
+                Some(_) | None => None,
+            }
+        };
+        if let Some((number, began_ms, steps)) = self.log.look(left).await {
+            let reopened = self.reopened.lock().expect("no panic under this lock").remove(task);
+            let output =
+                reopened.unwrap_or_else(|| Err(std::io::Error::other("its output was not reopened")));
+            return Begin::Again { number, began_ms, steps, output };
+        }
+        let attempts = |state: &RunState| state.task(task).map_or(0, |task| task.attempts.len());
+        let number = self.log.look(attempts).await as u32 + 1;
         let place = self.log.look(|state| state.tasks().position(|known| known.id == *task)).await;
-        let task = place.ok_or_else(|| std::io::Error::other("an unknown task"))?;
-        self.all.outputs.create(OutputId { run: self.number, task, attempt })
+        let output = match place {
+            Some(task) => self.all.outputs.create(OutputId { run: self.number, task, attempt: number }),
+            None => Err(std::io::Error::other("an unknown task")),
+        };
+        Begin::Fresh { number, output }
     }
 }

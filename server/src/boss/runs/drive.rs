@@ -9,22 +9,27 @@ use super::attempt::attempt;
 use super::log::LogError;
 
 impl Run {
+    /// Also from the middle: a run that an earlier boss has left goes on where its log ends.
     pub(super) async fn drive(self: &Arc<Run>) -> Result<(), LogError> {
         let stages = self.log.look(|state| {
             let stage = |stage: &common::StageRun| {
-                let pending = stage.tasks.iter().filter(|task| task.state == TaskState::Pending);
-                (stage.always, pending.map(|task| task.id.clone()).collect::<Vec<_>>())
+                let in_state = |wanted: TaskState| -> Vec<TaskId> {
+                    let found = stage.tasks.iter().filter(|task| task.state == wanted);
+                    found.map(|task| task.id.clone()).collect()
+                };
+                (stage.always, in_state(TaskState::Running), in_state(TaskState::Pending))
             };
             state.stages.iter().map(stage).collect::<Vec<_>>()
         });
-        for (place, (always, pending)) in stages.await.into_iter().enumerate() {
+        for (place, (always, mut due, pending)) in stages.await.into_iter().enumerate() {
             if self.cancel.is_cancelled() {
                 self.skip(pending, SkipReason::Cancelled).await?;
             } else if !always && !self.stages_before_passed(place).await {
                 self.skip(pending, SkipReason::EarlierStage).await?;
             } else {
-                self.stage(pending).await?;
+                due.extend(pending);
             }
+            self.stage(due).await?;
         }
         let verdict = self.log.look(RunState::verdict_now).await;
         self.log.append(RunFact::RunEnded { verdict }).await?;
@@ -55,12 +60,14 @@ impl Run {
             // Turns are taken in the order of the pipedef, whichever thread comes first.
             let turns = self.all.turns.clone();
             let turn = tokio::select! {
-                turn = turns.acquire_owned() => turn.expect("never closed"),
-                () = self.cancel.cancelled() => {
-                    self.skip(vec![task], SkipReason::Cancelled).await?;
-                    continue;
-                }
+                turn = turns.acquire_owned() => Some(turn.expect("never closed")),
+                // One that has begun has to end; without Python that needs no turn.
+                () = self.cancel.cancelled() => None,
             };
+            if turn.is_none() && self.is_pending(&task).await {
+                self.skip(vec![task], SkipReason::Cancelled).await?;
+                continue;
+            }
             let run = self.clone();
             attempts.spawn(async move {
                 let cancel = run.cancel.child_token();
@@ -86,6 +93,10 @@ impl Run {
             first_error = first_error.and(ended);
         }
         first_error
+    }
+
+    async fn is_pending(&self, task: &TaskId) -> bool {
+        self.log.look(|state| state.task(task).is_some_and(|task| task.state == TaskState::Pending)).await
     }
 
     async fn pending_and_cancelled(&self, task: &TaskId) -> bool {

@@ -5,6 +5,7 @@ use common::{IllegalTransition, RunEvent, RunFact, RunNumber, RunState, RunSumma
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::sync::{Mutex, watch};
+use tokio_util::sync::CancellationToken;
 
 use super::super::store::{Store, StoreError};
 
@@ -29,10 +30,17 @@ pub(crate) struct Log {
     told: watch::Sender<Seq>,
     /// Told too when lists change.
     changes: watch::Sender<()>,
+    /// From here on this process is not to write any more.
+    frozen: CancellationToken,
 }
 
 impl Log {
-    pub(crate) fn new(store: Store, state: RunState, changes: watch::Sender<()>) -> Log {
+    pub(crate) fn new(
+        store: Store,
+        state: RunState,
+        changes: watch::Sender<()>,
+        frozen: CancellationToken,
+    ) -> Log {
         let told = watch::channel(state.last_seq).0;
         Log {
             run: state.number,
@@ -41,12 +49,18 @@ impl Log {
             broken_off: AtomicBool::new(false),
             told,
             changes,
+            frozen,
         }
     }
 
-    /// Appends one fact: on disk when this returns.
+    /// Appends one fact: on disk when this returns. After the freeze it never returns: whoever waits for it ends
+    /// with this process, and the next one finds the log as it was.
     pub(super) async fn append(&self, fact: RunFact) -> Result<Seq, LogError> {
         let mut state = self.state.lock().await;
+        if self.frozen.is_cancelled() {
+            drop(state);
+            return std::future::pending().await;
+        }
         if self.broken_off.load(Ordering::Relaxed) {
             return Err(LogError::BrokenOff);
         }

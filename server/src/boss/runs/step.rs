@@ -1,13 +1,13 @@
 //! One step, from the boss's side: asks the worker for it, follows it to its end, puts its events into the log
 //! and its output into the attempt's file.
 
-use common::{Mark, Problem, Reason, RunFact, StepEnd, StepEvent, StepId, StepSpec, TaskId};
+use common::{Mark, Problem, Reason, RunFact, StepEnd, StepEvent, StepId, StepSpec, Stream, TaskId, Verdict};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::super::output::Output;
+use super::super::output::{Output, Place, StoredStep};
 use super::super::worker_client::Trouble;
 use super::super::workers::WorkerAddress;
 use super::Run;
@@ -20,6 +20,36 @@ pub(super) enum StepDone {
     Refused(Problem),
 }
 
+impl StepDone {
+    /// As the log has it; what it says of a step is what its caller hears, whenever it asks.
+    pub(super) fn of(end: StepEnd) -> StepDone {
+        match end {
+            StepEnd { verdict: Verdict::Not(Reason::SpecRefused), message, hint, .. } => {
+                let error = message.unwrap_or_else(|| "the worker refused this step".to_owned());
+                StepDone::Refused(Problem { error, hint, ..Problem::default() })
+            }
+            end => StepDone::Ended(end),
+        }
+    }
+
+    pub(super) fn end(&self) -> Option<&StepEnd> {
+        match self {
+            StepDone::Ended(end) => Some(end),
+            StepDone::Refused(_) => None,
+        }
+    }
+}
+
+/// What was known of a step before: nothing, unless an earlier boss had asked for it.
+#[derive(Default)]
+pub(super) struct Before {
+    /// Where the worker's spool continues after the last event in the log.
+    pub(super) logged: u64,
+    pub(super) queued: bool,
+    pub(super) stored: StoredStep,
+    pub(super) asked: bool,
+}
+
 /// One step of one attempt, already in the log as asked for.
 pub(super) struct Step {
     pub(super) run: Arc<Run>,
@@ -30,6 +60,7 @@ pub(super) struct Step {
     pub(super) worker: String,
     pub(super) spec: StepSpec,
     pub(super) output: Arc<Output>,
+    pub(super) before: Before,
     pub(super) cancel: CancellationToken,
     /// Counts the steps of this attempt that wait in a worker's queue, while the task's clock stands still.
     pub(super) queued: watch::Sender<usize>,
@@ -38,17 +69,19 @@ pub(super) struct Step {
 impl Step {
     pub(super) async fn follow(self) -> Result<StepDone, LogError> {
         let asked_at = Instant::now();
-        let mut position = 0;
+        // Of the spool: up to where it is read, and up to where it is in the log.
+        let mut position = self.before.logged;
         let mut in_queue = InQueue { count: &self.queued, now: false };
+        in_queue.set(self.before.queued);
         let trouble = match self.run.all.workers.resolve(&self.worker) {
-            // Nothing has been started yet, so nothing has to be ended.
-            Ok(_) if self.cancel.is_cancelled() => {
+            Ok(worker) if self.cancel.is_cancelled() && !self.may_be_known(&worker).await => {
                 return self.ended_here(position, cancelled_before_start()).await;
             }
             Ok(worker) => match self.listen(&worker, &mut position, &mut in_queue).await? {
                 Ok(end) => return Ok(StepDone::Ended(end)),
                 Err(trouble) => {
-                    self.give_up(&worker).await;
+                    // Nobody will hear of this step any more, so it is not to go on.
+                    self.run.all.abandon(self.id.clone(), self.worker.clone()).await?;
                     match trouble {
                         Trouble::Fault { reason: Reason::TokenRefused, message, .. } => Trouble::Fault {
                             reason: Reason::TokenRefused,
@@ -62,17 +95,22 @@ impl Step {
             Err(none) => Trouble::Fault { reason: none.reason, message: none.message, hint: Some(none.hint) },
         };
         let took_ms = asked_at.elapsed().as_millis() as u64;
-        match trouble {
-            Trouble::Fault { reason, message, hint } => {
-                let said = StepEvent::Errored { reason, message, hint, took_ms, exit_code: None };
-                self.ended_here(position, said).await
-            }
-            Trouble::Refused(problem) => {
-                // Recorded as an end too, so that the log has no step that never ended.
-                let said = StepEvent::Cancelled { reason: Reason::TaskOver, took_ms, exit_code: None };
-                self.ended_here(position, said).await?;
-                Ok(StepDone::Refused(problem))
-            }
+        let (reason, message, hint) = match trouble {
+            Trouble::Fault { reason, message, hint } => (reason, message, hint),
+            Trouble::Refused(problem) => (Reason::SpecRefused, problem.error, problem.hint),
+        };
+        self.ended_here(position, StepEvent::Errored { reason, message, hint, took_ms, exit_code: None })
+            .await
+    }
+
+    /// Can a worker have begun what is cancelled now? Only where an earlier boss had asked for it.
+    async fn may_be_known(&self, worker: &WorkerAddress) -> bool {
+        if !self.before.asked {
+            return false;
+        }
+        match self.run.all.client.cancel(worker, &self.id).await {
+            Err(error) => error.status() != Some(reqwest::StatusCode::NOT_FOUND) || self.before.logged > 0,
+            Ok(()) => true,
         }
     }
 
@@ -80,7 +118,7 @@ impl Step {
     async fn ended_here(&self, position: u64, said: StepEvent) -> Result<StepDone, LogError> {
         let end = said.end().expect("only ends are given here");
         self.append(position + 1, said).await?;
-        Ok(StepDone::Ended(end))
+        Ok(StepDone::of(end))
     }
 
     async fn append(&self, position: u64, said: StepEvent) -> Result<(), LogError> {
@@ -97,7 +135,10 @@ impl Step {
         let mut spec = self.spec.clone();
         spec.id = Some(self.id.clone());
         spec.image_digest = self.run.pin(&self.worker, &spec.image);
-        let mut followed = self.run.all.client.follow(worker.clone(), self.id.clone(), spec);
+        let Before { logged, stored, .. } = self.before;
+        let mut place = stored.next;
+        let mut followed =
+            self.run.all.client.follow(worker.clone(), self.id.clone(), spec, place.position, logged > 0);
         let cancelling = self.keep_cancelling(worker);
         tokio::pin!(cancelling);
         loop {
@@ -109,18 +150,20 @@ impl Step {
                 Ok(next) => next,
                 Err(trouble) => return Ok(Err(trouble)),
             };
-            *position = at;
+            *position = at.max(logged);
+            let from = std::mem::replace(&mut place, Place { position: at, skip_bytes: 0 });
+            let marked = at <= stored.marked;
             in_queue.set(matches!(said, StepEvent::Queued));
             match &said {
                 StepEvent::Output { stream, bytes } => {
-                    self.output.step_printed(&self.id, *stream, bytes.as_slice(), at, now_ms());
+                    place.skip_bytes = self.store(*stream, bytes.as_slice(), from);
                     continue;
                 }
-                StepEvent::Dropped { bytes } => {
+                StepEvent::Dropped { bytes } if !marked => {
                     self.output
                         .mark(Mark::Dropped { step: self.id.clone(), bytes: *bytes, position: at }, now_ms());
                 }
-                StepEvent::Gap { bytes } => {
+                StepEvent::Gap { bytes } if !marked => {
                     self.output
                         .mark(Mark::Gap { step: self.id.clone(), bytes: *bytes, position: at }, now_ms());
                 }
@@ -131,10 +174,15 @@ impl Step {
                 }
                 StepEvent::Queued
                 | StepEvent::Preparing { .. }
+                | StepEvent::Dropped { .. }
+                | StepEvent::Gap { .. }
                 | StepEvent::Exited { .. }
                 | StepEvent::TimedOut { .. }
                 | StepEvent::Cancelled { .. }
                 | StepEvent::Errored { .. } => {}
+            }
+            if at <= logged {
+                continue;
             }
             let end = said.end();
             match self.append(at, said).await {
@@ -156,19 +204,23 @@ impl Step {
         }
     }
 
+    /// Stores what was printed, less what is stored already; returns how much of what follows is stored, too.
+    fn store(&self, stream: Stream, bytes: &[u8], from: Place) -> u64 {
+        let length = bytes.len() as u64;
+        if from.skip_bytes >= length {
+            return from.skip_bytes - length;
+        }
+        let fresh = &bytes[from.skip_bytes as usize..];
+        self.output.step_printed(&self.id, stream, fresh, from, now_ms());
+        0
+    }
+
     /// Two steps that began at the same moment got different images by one name: neither can be trusted alone.
     fn image_changed(&self) -> Trouble {
         Trouble::Fault {
             reason: Reason::ImageChanged,
             message: format!("the image {:?} became another one in the middle of this run", self.spec.image),
             hint: Some("start the run again now that the image is built".to_owned()),
-        }
-    }
-
-    /// Nobody will hear of this step any more, so it is not to go on, if its worker can be told.
-    async fn give_up(&self, worker: &WorkerAddress) {
-        if let Err(error) = self.run.all.client.cancel(worker, &self.id).await {
-            tracing::warn!(step = %self.id, "a step that is given up could not be cancelled: {error}");
         }
     }
 
