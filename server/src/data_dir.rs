@@ -94,9 +94,11 @@ pub(crate) fn hold(path: &Path) -> Result<Held, SetupError> {
             ));
         }
     }
-    lock.set_len(0)
-        .and_then(|()| writeln!(lock, "{}", std::process::id()))
-        .map_err(|error| unusable(&file, &error))?;
+    lock.set_len(0).map_err(|error| unusable(&file, &error))?;
+    // Only for those who find it locked. A full disk is no reason not to begin: what waits there has to go on.
+    if let Err(error) = writeln!(lock, "{}", std::process::id()) {
+        tracing::warn!("{} does not say who holds it: {error}", file.display());
+    }
     Ok(Held { path: path.to_owned(), _lock: lock })
 }
 

@@ -49,6 +49,9 @@ pub(crate) const PULL: Duration = Duration::from_secs(300);
 /// News of a pull are told this often at most; they are for a person to look at.
 pub(crate) const PULL_NEWS: Duration = Duration::from_millis(500);
 
+/// So long it may take until it is on disk that a step is cancelled. One that asks for it has to ask again then.
+pub(crate) const CANCEL: Duration = Duration::from_secs(5);
+
 /// What a step gets between SIGTERM and SIGKILL.
 pub(crate) const TERM_GRACE: Duration = Duration::from_secs(10);
 
@@ -76,6 +79,9 @@ pub(crate) const SMALL_DISK_BYTES: u64 = 20 * 1024 * 1024 * 1024;
 
 /// Housekeeping: containers that nobody waits for are removed, full spools made room in.
 pub(crate) const SWEEP: Duration = Duration::from_secs(60);
+
+/// While the disk does not take what has to be written down, it is tried this often whether it does again.
+pub(crate) const DISK_AGAIN: Duration = Duration::from_secs(5);
 
 /// Old records are looked for this often.
 pub(crate) const KEEP_RECORDS: Duration = Duration::from_secs(3600);

@@ -91,12 +91,18 @@ fn open_data(path: Option<std::path::PathBuf>) -> Result<DataDir, SetupError> {
 
 async fn worker(serve: Serve) -> Result<(), SetupError> {
     let told = signals::told_to_stop()?;
+    let data = open_data(serve.data_dir)?;
+    tokio::spawn({
+        // Docker may be slow, or not there: nobody waits for this.
+        let data = data.clone();
+        async move { local::sweep_abandoned(&data).await }
+    });
     let options = worker::Options {
         listen: serve.listen.unwrap_or(SocketAddr::from((Ipv4Addr::LOCALHOST, 9009))),
         slots: serve.slots,
         engine: serve.engine,
         docker_host: serve.docker_host,
-        data: open_data(serve.data_dir)?,
+        data,
         max_output_bytes: serve.max_output_bytes,
         spool_bytes: serve.spool_bytes,
         allow_cap: serve.allow_cap,

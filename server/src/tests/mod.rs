@@ -4,6 +4,7 @@ mod descriptor;
 mod engines;
 mod model;
 mod queue;
+mod races;
 mod records;
 mod rig;
 mod spool;

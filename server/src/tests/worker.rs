@@ -220,7 +220,7 @@ async fn a_cancel_is_defined_at_every_moment() {
     let pulling = rig.post(&json!({"image": "fake-endless", "command": "true", "id": "b-1"})).await;
     rig.until("b-1", |event| matches!(event, StepEvent::Preparing { .. })).await;
     rig.start("c-queued", "true").await;
-    assert_eq!(rig.cancel("c-queued").await.state, "queued");
+    assert_eq!(rig.cancel("c-queued").await.state, "ended");
     let queued = rig.events("c-queued", 0).await;
     assert_eq!(queued.kinds(), ["queued", "cancelled"]);
     assert_eq!(queued.end().took_ms, 0);

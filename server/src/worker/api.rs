@@ -16,7 +16,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::spool::Reader;
 use super::step::{Reading, Step};
-use super::steps::{NotTaken, SPOOL_HINT, Steps};
+use super::steps::{NotTaken, Steps};
+use super::trouble::SPOOL_HINT;
 use super::{disk, output};
 use crate::auth::{Token, worker_guard};
 use crate::error::Refusal;
@@ -123,6 +124,13 @@ async fn view(State(api): State<Api>, Path(id): Path<String>) -> Result<Response
 async fn cancel(State(api): State<Api>, Path(id): Path<String>) -> Result<Response, Refusal> {
     let step = known(&api, &id)?;
     step.ask_to_stop(Reason::CancelAsked);
+    if tokio::time::timeout(limits::CANCEL, step.is_settled()).await.is_err() {
+        return Err(Refusal::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            format!("that step {id} is to stop is not on disk yet"),
+            "it will be if this worker lives; ask again to be sure",
+        ));
+    }
     Ok(json(&step.view().map_err(anyhow::Error::from)?).into_response())
 }
 
@@ -206,6 +214,8 @@ fn known(api: &Api, id: &str) -> Result<Arc<Step>, Refusal> {
         None if api.steps.is_forgotten(&id).map_err(anyhow::Error::from)? => {
             Err(refusal(NotTaken::Forgotten(id)))
         }
+        // It may just have been left to the next worker.
+        None if api.steps.is_draining() => Err(refusal(NotTaken::Draining)),
         None => Err(no_such_step(id.as_str())),
     }
 }

@@ -10,24 +10,26 @@ use crate::limits;
 
 pub(crate) const HINT: &str = "make room there, and make it writable; the worker goes on by itself";
 
-/// None while there is room; otherwise what is short, in words.
-pub(crate) fn shortage(folder: &Path) -> Option<String> {
-    let disk = match statvfs(folder) {
+/// None while there is room on the disk of the worker's folder; otherwise what is short, in words.
+pub(crate) fn shortage(worker: &Path) -> Option<String> {
+    let disk = match statvfs(worker) {
         Ok(disk) => disk,
-        Err(error) => return Some(format!("the disk of {} cannot be asked: {error}", folder.display())),
+        Err(error) => return Some(format!("the disk of {} cannot be asked: {error}", worker.display())),
     };
     if disk.flags().contains(FsFlags::ST_RDONLY) {
-        return Some(format!("the disk of {} is mounted read-only", folder.display()));
+        return Some(format!("the disk of {} is mounted read-only", worker.display()));
     }
     let unit = disk.fragment_size();
     // What a user who is not root may use.
     let (free, total) = (disk.blocks_available() * unit, disk.blocks() * unit);
-    let floor = floor_bytes(total);
+    // What is kept for ends is nobody else's: where it is gone, that much more has to be free.
+    let reserve = if worker.join("reserve").exists() { 0 } else { RESERVE_BYTES.unsigned_abs() };
+    let floor = floor_bytes(total) + reserve;
     (free < floor).then(|| {
         format!(
             "only {} MiB are free on the disk of {}; {} MiB have to be",
             free >> 20,
-            folder.display(),
+            worker.display(),
             floor >> 20
         )
     })
@@ -46,14 +48,24 @@ pub(crate) fn try_to_write(folder: &Path) -> io::Result<()> {
 /// Kept free for the ends of steps, when everything else is full.
 const RESERVE_BYTES: i64 = 16 * 1024 * 1024;
 
-/// Sets the reserve aside, where it is not. `worker` is the folder of the worker.
-pub(crate) fn keep_reserve(worker: &Path) -> io::Result<()> {
+/// Sets the reserve aside, where it is not; is it there now? `worker` is the folder of the worker.
+pub(crate) fn keep_reserve(worker: &Path) -> io::Result<bool> {
     let path = worker.join("reserve");
-    if path.exists() || shortage(worker).is_some() {
-        return Ok(());
+    if path.exists() {
+        return Ok(true);
     }
-    let file = File::options().create(true).truncate(true).write(true).open(path)?;
-    Ok(fallocate(&file, FallocateFlags::empty(), 0, RESERVE_BYTES)?)
+    if shortage(worker).is_some() {
+        return Ok(false);
+    }
+    // Whole or not at all: one without its room would be taken for the real one.
+    let draft = worker.join("reserve.draft");
+    let file = File::options().create(true).truncate(true).write(true).open(&draft)?;
+    let made = fallocate(&file, FallocateFlags::empty(), 0, RESERVE_BYTES).map_err(io::Error::from);
+    let made = made.and_then(|()| fs::rename(&draft, path));
+    if made.is_err() {
+        drop(fs::remove_file(draft));
+    }
+    made.map(|()| true)
 }
 
 /// Gives the reserve up, for the step in this folder, `worker/steps/ID`.

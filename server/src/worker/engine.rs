@@ -59,6 +59,8 @@ pub(crate) struct Running {
     pub(crate) image_digest: String,
     /// How long ago it started.
     pub(crate) age: Duration,
+    /// Then its age is how long it ran.
+    pub(crate) has_ended: bool,
     pub(crate) happenings: mpsc::Receiver<Happening>,
 }
 

@@ -41,6 +41,12 @@ impl Forgotten {
     pub(crate) fn add(&self, id: &StepId) -> io::Result<()> {
         let (path, hash) = self.place(id);
         let mut file = File::options().create(true).append(true).open(path)?;
+        // A full disk may have taken a part of the last one only; all that follow would be misread.
+        let len = file.metadata()?.len();
+        let whole = len - len % ENTRY_BYTES as u64;
+        if whole != len {
+            file.set_len(whole)?;
+        }
         let mut entry = hash.to_vec();
         entry.extend_from_slice(&day().to_be_bytes());
         file.write_all(&entry)?;

@@ -13,16 +13,15 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::engine::{Exit, Fault, Happening, Job, Running};
+use super::age;
+use super::ends::{decision_event, disk_fault, errored, exited, words};
+use super::engine::{Fault, Happening, Job, Running};
 use super::kill::Kill;
 use super::queue::Slot;
 use super::spool::{Decision, Pen, Phase};
 use super::step::Step;
 use super::steps::Steps;
 use crate::limits;
-
-/// Messages come from elsewhere and may be of any length; the last line of a spool has to be short.
-const MESSAGE_CHARS: usize = 4000;
 
 /// A container may be removed by any worker so long after its time limit: the kill, and some slack.
 const DEADLINE_SLACK_S: u64 = 120;
@@ -65,8 +64,11 @@ impl Life {
     /// Fails only where the spool cannot be written. What comes after the queue is boxed: thousands of steps wait
     /// in it, and need no more memory than it takes to wait.
     async fn try_go(&self, slot: &mut Option<Slot>, begun: bool) -> io::Result<Done> {
-        let decided = self.step.spool.decision();
-        if begun && let Some(done) = Box::pin(self.go_on(slot, decided)).await? {
+        let mut decided = self.step.spool.decision();
+        if decided.is_some() {
+            self.step.settle();
+        }
+        if begun && let Some(done) = Box::pin(self.go_on(slot, &mut decided)).await? {
             return Ok(done);
         }
         if let Some(decision) = decided {
@@ -80,12 +82,16 @@ impl Life {
     }
 
     /// With what an earlier worker had begun; None where there is no container to go on with.
-    async fn go_on(&self, slot: &mut Option<Slot>, decided: Option<Decision>) -> io::Result<Option<Done>> {
-        match self.find().await {
+    async fn go_on(
+        &self,
+        slot: &mut Option<Slot>,
+        decided: &mut Option<Decision>,
+    ) -> io::Result<Option<Done>> {
+        match self.noting(decided, self.find()).await? {
             Ok(Some(running)) => {
                 // It runs already, so it cannot wait for a slot; but it takes one.
                 *slot = Some(self.steps.slots().take_at_once());
-                self.watch(running, decided).await.map(Some)
+                self.watch(self.aged(running), *decided).await.map(Some)
             }
             Ok(None) if decided.is_none() && self.step.spool.phase() == Phase::Running => {
                 let fault = Fault::new(
@@ -108,16 +114,58 @@ impl Life {
         };
         // From here on there may be a container, so the record has to survive whatever happens.
         self.pen.sync().await?;
+        self.note_start().await?;
         let job = Job {
             step: self.step.id.clone(),
             spec: self.spec.clone(),
             image_digest,
             deadline_s: now_s() + u64::from(self.timeout_s()) + DEADLINE_SLACK_S,
         };
-        match self.steps.engine().start(&job).await {
-            Ok(running) => self.watch(running, None).await,
-            Err(fault) => Ok(Done::Ended(errored(fault, 0, None))),
+        let mut decided = None;
+        match (self.noting(&mut decided, self.steps.engine().start(&job)).await?, decided) {
+            (Ok(running), _) if running.age.is_zero() => {
+                // More exactly now. Without it the time that the engine took counts as well.
+                if let Err(error) = self.note_start().await {
+                    tracing::warn!(step = %self.step.id, "when it started could not be noted: {error}");
+                }
+                self.watch(running, decided).await
+            }
+            (Ok(running), _) => self.watch(self.aged(running), decided).await,
+            // What does not run needs no stopping.
+            (Err(_), Some(decision)) => Ok(Done::Ended(decision_event(decision, 0, None))),
+            (Err(fault), None) => Ok(Done::Ended(errored(fault, 0, None))),
         }
+    }
+
+    async fn note_start(&self) -> io::Result<()> {
+        let spool = self.step.spool.clone();
+        let noted = tokio::task::spawn_blocking(move || age::note_start(spool.folder()));
+        noted.await.map_err(io::Error::other)?
+    }
+
+    /// A container that was found, its age by a clock that nobody can set.
+    fn aged(&self, found: Running) -> Running {
+        let age = age::of_adopted(self.step.spool.folder(), found.age, found.has_ended);
+        Running { age, ..found }
+    }
+
+    /// Waits for the engine, however long that takes. Whoever wants the step to stop does not: it is noted at once.
+    async fn noting<T>(
+        &self,
+        decided: &mut Option<Decision>,
+        engine: impl Future<Output = T>,
+    ) -> io::Result<T> {
+        let mut engine = std::pin::pin!(engine);
+        let reason = tokio::select! {
+            biased;
+            done = &mut engine => return Ok(done),
+            reason = self.step.asked_to_stop(), if decided.is_none() => reason,
+        };
+        let decision = Decision::Cancelled(reason);
+        let noted = self.record(decision).await;
+        *decided = Some(decision);
+        let done = engine.await;
+        noted.map(|()| done)
     }
 
     /// The container that an earlier worker left, once the engine can be asked.
@@ -187,7 +235,7 @@ impl Life {
 
     /// From the start of the container to its end.
     async fn watch(&self, running: Running, decided: Option<Decision>) -> io::Result<Done> {
-        let Running { container, image_digest, age, mut happenings } = running;
+        let Running { container, image_digest, age, mut happenings, .. } = running;
         let began = Instant::now();
         let took_ms = || u64::try_from((age + began.elapsed()).as_millis()).unwrap_or(u64::MAX);
         if self.step.spool.phase() != Phase::Running {
@@ -255,9 +303,15 @@ impl Life {
 
     /// On disk first: a worker after this one must not take the end that follows for the command's own.
     async fn decide(&self, kill: &mut Kill<'_>, decision: Decision) -> io::Result<()> {
+        self.record(decision).await?;
+        kill.begin(decision);
+        Ok(())
+    }
+
+    async fn record(&self, decision: Decision) -> io::Result<()> {
         self.pen.decide(decision).await?;
         tracing::info!(step = %self.step.id, "stopping: {decision:?}");
-        kill.begin(decision);
+        self.step.settle();
         Ok(())
     }
 
@@ -269,6 +323,9 @@ impl Life {
     async fn end(self, event: StepEvent, slot: Option<Slot>, begun: bool) {
         let Life { steps, step, pen, .. } = self;
         let recorded = pen.end(event.clone()).await;
+        if recorded.is_ok() {
+            step.settle();
+        }
         // Without a slot it never came to a container, unless under an earlier worker.
         let had_container = begun || slot.is_some();
         let removed = if had_container { steps.engine().remove(&step.id).await } else { Ok(()) };
@@ -286,7 +343,7 @@ impl Life {
             }
             Err(error) => {
                 tracing::error!(step = %step.id, "the end of a step could not be recorded: {error}");
-                step.spool.publish_unrecorded(&errored(disk_fault(&error), 0, None));
+                steps.keep_end(step, errored(disk_fault(&error), 0, None));
             }
         }
     }
@@ -307,40 +364,6 @@ impl Stopped {
             Stopped::Fault(fault) => Done::Ended(errored(fault, 0, None)),
         }
     }
-}
-
-fn exited(exit: Exit, took_ms: u64) -> StepEvent {
-    let Exit { code: exit_code, oom, signal, cpu_ms, peak_memory_bytes } = exit;
-    StepEvent::Exited { exit_code, oom, took_ms, signal, cpu_ms, peak_memory_bytes }
-}
-
-fn decision_event(decision: Decision, took_ms: u64, exit_code: Option<u8>) -> StepEvent {
-    match decision {
-        Decision::TimedOut => StepEvent::TimedOut { took_ms, exit_code },
-        Decision::Cancelled(reason) => StepEvent::Cancelled { reason, took_ms, exit_code },
-    }
-}
-
-pub(super) fn errored(fault: Fault, took_ms: u64, exit_code: Option<u8>) -> StepEvent {
-    let short = |text: String| text.chars().take(MESSAGE_CHARS).collect();
-    let Fault { reason, message, hint } = fault;
-    StepEvent::Errored { reason, message: short(message), hint: hint.map(short), took_ms, exit_code }
-}
-
-fn disk_fault(error: &io::Error) -> Fault {
-    Fault::new(
-        Reason::DiskFull,
-        format!("the worker cannot write the record of this step: {error}"),
-        "make room on the disk of the worker's --data-dir",
-    )
-}
-
-/// For the log.
-fn words(event: &StepEvent) -> String {
-    event.end().map_or_else(String::new, |end| match end.verdict.reason() {
-        None => "passed".to_owned(),
-        Some(reason) => format!("{}: {reason}", reason.outcome()),
-    })
 }
 
 fn now_s() -> u64 {

@@ -3,8 +3,10 @@
 //! (`engine.rs`). It knows nothing of pipelines, runs or verdicts on tasks, and keeps nothing in memory that it
 //! needs after a crash.
 
+pub(crate) mod age;
 mod api;
 mod disk;
+mod ends;
 mod engine;
 pub(crate) mod forgotten;
 mod kill;
@@ -15,10 +17,11 @@ mod records;
 pub(crate) mod spool;
 mod step;
 mod steps;
+mod trouble;
 
 use std::future::Future;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -200,6 +203,9 @@ impl Worker {
         let (path, patience) = (folder.path.clone(), setup.patience);
         let opened = tokio::task::spawn_blocking(move || {
             let steps = Steps::open(&path, engine, capacity, patience)?;
+            if let Err(error) = steps.keep_reserve() {
+                tracing::warn!("no room could be kept for the ends of steps: {error}");
+            }
             steps.resume()?;
             Ok(steps)
         });
@@ -208,7 +214,7 @@ impl Worker {
         let (cut, closing) = (CancellationToken::new(), CancellationToken::new());
         let router = api::router(api::Api { steps: steps.clone(), cut: cut.clone() }, token);
         let serving = tokio::spawn(http::serve(listener, router, closing.clone()));
-        let housekeeping = tokio::spawn(keep_house(steps.clone(), folder.path.clone()));
+        let housekeeping = tokio::spawn(keep_house(steps.clone()));
         Ok(Worker { address, steps, cut, closing, serving, housekeeping, _folder: folder })
     }
 
@@ -219,6 +225,7 @@ impl Worker {
 
     /// Comes back when all is tidy.
     pub(crate) async fn stop(self, how: Stop) {
+        self.housekeeping.abort();
         match how {
             // Readers hear the ends, so their streams are left to end by themselves.
             Stop::Interrupt => self.steps.cancel_all().await,
@@ -227,7 +234,6 @@ impl Worker {
                 self.cut.cancel();
             }
         }
-        self.housekeeping.abort();
         self.closing.cancel();
         if let Err(error) = self.serving.await {
             tracing::error!("serving failed: {error}");
@@ -235,26 +241,33 @@ impl Worker {
     }
 }
 
-async fn keep_house(steps: Steps, folder: PathBuf) {
+async fn keep_house(steps: Steps) {
     let mut kept: Option<Instant> = None;
     loop {
         if let Err(fault) = steps.sweep().await {
             tracing::debug!("nothing can be swept now: {fault}");
         }
+        steps.record_ends().await;
         let due = steps.are_full() || kept.is_none_or(|kept| kept.elapsed() >= limits::KEEP_RECORDS);
-        let (steps, folder) = (steps.clone(), folder.clone());
+        let on_disk = steps.clone();
         let tidied = tokio::task::spawn_blocking(move || {
             if due {
-                steps.keep_house()?;
+                on_disk.keep_house()?;
             }
-            steps.try_disk();
-            disk::keep_reserve(&folder)
+            on_disk.keep_reserve()
         });
         match tidied.await.map_err(std::io::Error::other).and_then(|tidied| tidied) {
             Ok(()) if due => kept = Some(Instant::now()),
             Ok(()) => {}
             Err(error) => tracing::warn!("the records could not be kept in order: {error}"),
         }
-        tokio::time::sleep(limits::SWEEP).await;
+        if steps.has_disk_trouble() {
+            tokio::time::sleep(limits::DISK_AGAIN).await;
+        } else {
+            tokio::select! {
+                () = tokio::time::sleep(limits::SWEEP) => {}
+                () = steps.disk_trouble() => {}
+            }
+        }
     }
 }

@@ -10,10 +10,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use super::disk;
 use super::forgotten::Forgotten;
 use super::spool::{self, Meter, Phase, Spool};
 
 pub(crate) struct Records {
+    worker: PathBuf,
     folder: PathBuf,
     forgotten: Forgotten,
     /// What the spools take now.
@@ -34,7 +36,7 @@ impl Records {
         fs::create_dir_all(&folder)?;
         let forgotten = Forgotten::open(&worker.join("forgotten"))?;
         let meter = Arc::new(Meter::default());
-        let records = Records { folder, forgotten, meter, bound_bytes };
+        let records = Records { worker: worker.to_owned(), folder, forgotten, meter, bound_bytes };
         records.measure()?;
         Ok(records)
     }
@@ -42,10 +44,20 @@ impl Records {
     fn measure(&self) -> io::Result<()> {
         let mut bytes = 0;
         for id in self.ids()? {
-            bytes += spool::size_bytes(&self.folder_of(&id))?;
+            bytes += match spool::size_bytes(&self.folder_of(&id)) {
+                Ok(size) => size,
+                // Let go of in the meantime.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
+                Err(error) => return Err(error),
+            };
         }
         self.meter.set(bytes);
         Ok(())
+    }
+
+    /// What is short on its disk, if something is.
+    pub(crate) fn shortage(&self) -> Option<String> {
+        disk::shortage(&self.worker)
     }
 
     pub(crate) fn folder(&self) -> &Path {
@@ -88,9 +100,11 @@ impl Records {
     /// Makes the record of a new step.
     pub(crate) fn begin(&self, id: &StepId, spec: &StepSpec) -> io::Result<Spool> {
         let folder = self.folder_of(id);
-        Spool::create(&folder, spec).inspect_err(|_| {
-            // Half a record would stand in the way of the next try.
-            drop(fs::remove_dir_all(&folder));
+        Spool::create(&folder, spec).inspect_err(|error| {
+            // What was there before is somebody's record. But half of a new one would stand in the way.
+            if error.kind() != io::ErrorKind::AlreadyExists {
+                drop(fs::remove_dir_all(&folder));
+            }
         })
     }
 
@@ -128,6 +142,14 @@ impl Records {
 
     pub(crate) fn are_full(&self) -> bool {
         self.meter.bytes() >= self.bound_bytes
+    }
+
+    /// Keeps room for the ends of steps. Where that is there, the output of others may be written.
+    pub(crate) fn keep_reserve(&self) -> io::Result<()> {
+        if disk::keep_reserve(&self.worker)? {
+            self.meter.resume_output();
+        }
+        Ok(())
     }
 
     /// Lets go of what is older than `keep`, and of output where there is too much of it. Reads every record.

@@ -1,7 +1,7 @@
 //! A step's record on disk: everything that happened to it, written before anyone is told.
 //!
 //! `steps/ID/` holds `spec.json`, `events` (one StepEvent per line; a position is the byte after a line's end),
-//! `decision` once somebody or a limit decided how it ends, `pruned` once its output had to go, and, while output
+//! `began` once its container was to start (`age.rs`), `decision` once somebody or a limit decided how it ends, `pruned` once its output had to go, and, while output
 //! beyond its cap is held back, the segments of `tail.rs`. Readers follow the file; what they are told of it is only how far it goes.
 //! Nothing here knows containers, HTTP or the queue.
 
@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::SystemTime;
 use tokio::sync::watch;
 
@@ -100,6 +100,10 @@ impl Spool {
         Spool { folder: folder.to_owned(), progress: watch::Sender::new(progress) }
     }
 
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     pub(crate) fn spec(&self) -> io::Result<StepSpec> {
         spec_in(&self.folder)
     }
@@ -151,25 +155,44 @@ impl Spool {
 
 /// What all spools of a worker take on disk, near enough; whoever writes adds to it.
 #[derive(Default)]
-pub(crate) struct Meter(AtomicU64);
+pub(crate) struct Meter {
+    bytes: AtomicU64,
+    /// The disk is so full that what is left is kept for the ends of steps.
+    output_stopped: AtomicBool,
+}
 
 impl Meter {
     pub(crate) fn bytes(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
+        self.bytes.load(Ordering::Relaxed)
     }
 
     pub(crate) fn set(&self, bytes: u64) {
-        self.0.store(bytes, Ordering::Relaxed);
+        self.bytes.store(bytes, Ordering::Relaxed);
     }
 
     pub(crate) fn add(&self, bytes: u64) {
-        self.0.fetch_add(bytes, Ordering::Relaxed);
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
     pub(crate) fn remove(&self, bytes: u64) {
         let less = |now: u64| Some(now.saturating_sub(bytes));
         // The closure never refuses.
-        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).unwrap_or_default();
+        self.bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).unwrap_or_default();
+    }
+}
+
+impl Meter {
+    pub(crate) fn stop_output(&self) {
+        self.output_stopped.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn has_stopped_output(&self) -> bool {
+        self.output_stopped.load(Ordering::Relaxed)
+    }
+
+    /// For steps that begin from now on; what stopped stays so.
+    pub(crate) fn resume_output(&self) {
+        self.output_stopped.store(false, Ordering::Relaxed);
     }
 }
 

@@ -17,13 +17,16 @@ pub(crate) struct Step {
     pub(crate) spool: Arc<Spool>,
     /// Why it is to stop. The first reason stays.
     stop: watch::Sender<Option<Reason>>,
+    /// That it ends, or has ended, is on disk.
+    settled: watch::Sender<bool>,
     readers: watch::Sender<usize>,
 }
 
 impl Step {
     pub(super) fn new(id: StepId, spec: &StepSpec, spool: Arc<Spool>) -> Step {
+        let settled = watch::Sender::new(spool.has_ended());
         let (stop, readers) = (watch::Sender::new(None), watch::Sender::new(0));
-        Step { id, asked: identity(spec), spool, stop, readers }
+        Step { id, asked: identity(spec), spool, stop, settled, readers }
     }
 
     pub(super) fn is_of(&self, spec: &StepSpec) -> bool {
@@ -52,6 +55,16 @@ impl Step {
             // The sender is in `self`, so it is there.
             None => std::future::pending().await,
         }
+    }
+
+    pub(super) fn settle(&self) {
+        self.settled.send_replace(true);
+    }
+
+    /// Comes when no crash can take back any more that it stops.
+    pub(crate) async fn is_settled(&self) {
+        // Cannot fail: the sender is in `self`.
+        drop(self.settled.subscribe().wait_for(|settled| *settled).await);
     }
 
     /// A reader, for as long as the answer lives.

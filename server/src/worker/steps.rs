@@ -3,23 +3,24 @@
 //! A step's id is all that anybody needs to know of it. The same id with the same request is the same step, for
 //! as long as its record lives. How a step runs and ends is in `life.rs`; what was said of it, in `spool.rs`.
 
-use common::{Reason, StepId, StepSpec, StepView};
+use common::{Reason, StepEvent, StepId, StepSpec, StepView};
 use std::collections::HashMap;
 use std::io;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::disk;
+use super::ends::errored;
 use super::engine::{Engine, Fault};
-use super::life::{Life, errored};
+use super::life::Life;
 use super::queue::{Slot, Slots};
 use super::records::Records;
 use super::spool::Pen;
 use super::step::{Step, lease};
+use super::trouble::{Trouble, crowded_words};
 use crate::limits;
 
 /// Ids that begin so are the worker's own, of steps whose callers gave none. All of them are one run.
@@ -72,14 +73,11 @@ pub(crate) enum NotTaken {
     Draining,
     #[error("disk_full: {0}")]
     DiskFull(String),
-    #[error("spool_full: the running steps fill the {0} bytes that all output may take")]
+    #[error("{}", crowded_words(*.0))]
     SpoolFull(u64),
     #[error("the records of this worker cannot be read: {0}")]
     Unread(#[from] io::Error),
 }
-
-pub(crate) const SPOOL_HINT: &str =
-    "wait for running steps to end, or start the worker with more --spool-bytes";
 
 /// All steps of a worker. Clones share them.
 #[derive(Clone)]
@@ -92,12 +90,7 @@ struct Inner {
     capacity: Capacity,
     patience: Patience,
     known: Mutex<HashMap<StepId, Arc<Step>>>,
-    /// Steps whose containers cannot be killed, with the slots that they keep.
-    beyond_reach: Mutex<Vec<(StepId, Option<Slot>)>>,
-    /// What the disk said when it last refused a record.
-    unwritable: Mutex<Option<String>>,
-    /// A step was refused because running ones fill all that output may take.
-    crowded: AtomicBool,
+    trouble: Trouble,
     lives: TaskTracker,
     draining: CancellationToken,
     hand_over: CancellationToken,
@@ -118,9 +111,7 @@ impl Steps {
             capacity,
             patience,
             known: Mutex::default(),
-            beyond_reach: Mutex::default(),
-            unwritable: Mutex::default(),
-            crowded: AtomicBool::new(false),
+            trouble: Trouble::default(),
             lives: TaskTracker::new(),
             draining: CancellationToken::new(),
             hand_over: CancellationToken::new(),
@@ -188,12 +179,16 @@ impl Steps {
     /// On a thread that may wait for the disk: two who ask for one id at the same time must not both make it.
     fn record(&self, spec: StepSpec) -> Result<Arc<Step>, NotTaken> {
         let records = &self.0.records;
-        if let Some(shortage) = disk::shortage(records.folder()) {
+        if let Some(shortage) = records.shortage() {
             return Err(NotTaken::DiskFull(shortage));
+        }
+        if records.meter().has_stopped_output() {
+            // There is room again, and this step's output is to be stored.
+            records.keep_reserve().map_err(|error| NotTaken::DiskFull(error.to_string()))?;
         }
         if records.are_full() {
             records.keep_house(limits::RECORD)?;
-            self.0.crowded.store(records.are_full(), Ordering::Relaxed);
+            self.0.trouble.set_crowded(records.are_full());
             if records.are_full() {
                 return Err(NotTaken::SpoolFull(self.0.capacity.spool_bytes));
             }
@@ -210,9 +205,8 @@ impl Steps {
         if self.0.draining.is_cancelled() {
             return Err(NotTaken::Draining);
         }
-        let begun = records.begin(&id, &spec);
-        *self.unwritable() = begun.as_ref().err().map(|error| self.no_write(error));
-        let spool = begun.map_err(|error| NotTaken::DiskFull(self.no_write(&error)))?;
+        let begun = self.0.trouble.wrote(records.folder(), records.begin(&id, &spec));
+        let spool = begun.map_err(NotTaken::DiskFull)?;
         let step = Arc::new(Step::new(id.clone(), &spec, Arc::new(spool)));
         known.insert(id, step.clone());
         drop(known);
@@ -232,8 +226,10 @@ impl Steps {
             if let Err(panic) = tokio::spawn(life.live(begun)).await {
                 steps.end_broken(&step, cap_bytes, &panic).await;
             }
-            // Its record is on disk, from where whoever asks for it is answered from now on.
-            steps.known().remove(&step.id);
+            if !steps.0.trouble.has_kept(&step.id) {
+                // Its record is on disk, from where whoever asks for it is answered from now on.
+                steps.known().remove(&step.id);
+            }
         });
     }
 
@@ -254,7 +250,7 @@ impl Steps {
             Ok(unpublished) => unpublished.publish(),
             Err(error) => {
                 tracing::error!(step = %step.id, "the end of a step could not be recorded: {error}");
-                step.spool.publish_unrecorded(&event);
+                self.keep_end(step.clone(), event);
             }
         }
     }
@@ -290,51 +286,74 @@ impl Steps {
         self.0.records.keep_house(limits::RECORD)
     }
 
+    pub(crate) fn keep_reserve(&self) -> io::Result<()> {
+        self.0.records.keep_reserve()
+    }
+
     pub(crate) fn are_full(&self) -> bool {
         self.0.records.are_full()
     }
 
     /// Keeps a slot out of use, because of a container that cannot be killed.
     pub(super) fn quarantine(&self, id: &StepId, slot: Option<Slot>) {
-        self.beyond_reach().push((id.clone(), slot));
+        self.0.trouble.quarantine(id, slot);
+    }
+
+    /// An end that the disk did not take. It is told nobody as a whole, but the step is over.
+    pub(super) fn keep_end(&self, step: Arc<Step>, event: StepEvent) {
+        step.settle();
+        step.spool.publish_unrecorded(&event);
+        self.0.trouble.keep_end(step, event);
     }
 
     /// Why the worker is not well, though its engine answers; the second line is a hint.
     pub(crate) fn trouble(&self) -> Option<String> {
-        let stuck: Vec<String> = self.beyond_reach().iter().map(|(id, _)| id.to_string()).collect();
-        if !stuck.is_empty() {
-            let named = stuck.join(", ");
-            return Some(format!(
-                "containers that cannot be killed: of steps {named}\nhint: look at them on this machine: docker ps"
-            ));
-        }
-        if let Some(shortage) = disk::shortage(self.0.records.folder()).or_else(|| self.unwritable().clone())
-        {
-            return Some(format!("disk_full: {shortage}\nhint: {}", disk::HINT));
-        }
-        let crowded = self.0.crowded.load(Ordering::Relaxed) && self.are_full();
-        crowded.then(|| format!("{}\nhint: {SPOOL_HINT}", NotTaken::SpoolFull(self.0.capacity.spool_bytes)))
+        let (records, capacity) = (&self.0.records, self.0.capacity);
+        self.0.trouble.words(records.shortage(), records.are_full(), capacity.spool_bytes)
     }
 
-    /// Can the disk be written to? What was wrong there may be mended, without a word to anyone.
-    pub(crate) fn try_disk(&self) {
-        let tried = disk::try_to_write(self.0.records.folder());
-        *self.unwritable() = tried.err().map(|error| self.no_write(&error));
+    /// Comes when the disk begins to refuse what has to be written down.
+    pub(crate) async fn disk_trouble(&self) {
+        self.0.trouble.of_disk().await;
     }
 
-    fn no_write(&self, error: &io::Error) -> String {
-        format!("{} cannot be written: {error}", self.0.records.folder().display())
+    pub(crate) fn has_disk_trouble(&self) -> bool {
+        self.0.trouble.is_of_disk() || self.0.records.meter().has_stopped_output()
+    }
+
+    /// Writes down what the disk did not take before, if it takes it now.
+    pub(crate) async fn record_ends(&self) {
+        let steps = self.clone();
+        let tried = tokio::task::spawn_blocking(move || {
+            let folder = steps.0.records.folder();
+            steps.0.trouble.wrote(folder, disk::try_to_write(folder)).is_ok()
+        });
+        if !tried.await.unwrap_or(false) {
+            return;
+        }
+        for (step, event) in self.0.trouble.take_ends() {
+            // Nothing of its output is written any more.
+            let pen = Pen::new(step.spool.clone(), self.0.records.meter(), 0);
+            match pen.end(event.clone()).await {
+                Ok(unpublished) => {
+                    unpublished.publish();
+                    self.known().remove(&step.id);
+                }
+                Err(_) => self.0.trouble.keep_end(step, event),
+            }
+        }
     }
 
     /// Removes what nobody waits for any more.
     pub(crate) async fn sweep(&self) -> Result<(), Fault> {
         let wanted = |id: &str| {
             let step = StepId::try_from(id.to_owned()).ok().and_then(|id| self.living(&id));
-            step.is_some_and(|step| !step.spool.has_ended())
+            // What was handed over is wanted by the next worker. Asked last: a step leaves this one only after it.
+            step.is_some_and(|step| !step.spool.has_ended()) || self.0.hand_over.is_cancelled()
         };
-        let left = self.0.engine.sweep(&wanted).await?;
-        // Their slots go back with them.
-        self.beyond_reach().retain(|(id, _)| left.contains(id.as_str()));
+        let mut stuck = self.0.engine.sweep(&wanted).await?;
+        stuck.retain(|id| !wanted(id));
+        self.0.trouble.swept(&stuck, &self.0.slots);
         Ok(())
     }
 
@@ -372,14 +391,6 @@ impl Steps {
     /// Held for short sections, in one of which a small file is written; never over an await.
     fn known(&self) -> MutexGuard<'_, HashMap<StepId, Arc<Step>>> {
         self.0.known.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn unwritable(&self) -> MutexGuard<'_, Option<String>> {
-        self.0.unwritable.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn beyond_reach(&self) -> MutexGuard<'_, Vec<(StepId, Option<Slot>)>> {
-        self.0.beyond_reach.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

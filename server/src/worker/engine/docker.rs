@@ -22,6 +22,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 use tokio::sync::{OnceCell, mpsc};
+use tokio::time::{Instant, sleep};
 
 use super::{AHEAD, Fault, Happening, Job, News, Running, Signal};
 use crate::limits;
@@ -92,14 +93,19 @@ impl Docker {
         };
         let body = body::container(&self.0, job, memory, made_by);
         let mut made = self.create(&client, &name, &body).await;
-        if let Err(Trouble::Conflict(_)) = made {
+        let give_up = Instant::now() + limits::DOCKER_CHANGE;
+        while matches!(made, Err(Trouble::Conflict(_))) && Instant::now() < give_up {
             // An earlier try of this very step, whose answer was lost or which a crash cut short.
             if let Some(running) = self.adopt_named(&client, &name).await? {
                 return Ok(running);
             }
             // It was made, but never started: perhaps by another Docker than the one there is now.
-            self.remove_named(&client, &name).await.map_err(|trouble| self.fault(trouble))?;
+            self.remove_unstarted(&client, &name).await.map_err(|trouble| self.fault(trouble))?;
             made = self.create(&client, &name, &body).await;
+            if matches!(made, Err(Trouble::Conflict(_))) {
+                // The last worker died in the middle of it, and Docker is at it still.
+                sleep(limits::ENGINE_RETRY).await;
+            }
         }
         let container = made.map_err(|trouble| match trouble {
             Trouble::NotFound(message) => {
@@ -114,7 +120,8 @@ impl Docker {
         }
         let happenings = self.watch(client, name, started?);
         let image_digest = job.image_digest.clone();
-        Ok(Running { container: short(container), image_digest, age: Duration::ZERO, happenings })
+        let container = short(container);
+        Ok(Running { container, image_digest, age: Duration::ZERO, has_ended: false, happenings })
     }
 
     async fn create(
@@ -159,13 +166,14 @@ impl Docker {
         };
         let Some(started) = watch::started_at(&found) else { return Ok(None) };
         // One that ended while nobody looked did not run until now.
-        let until = watch::finished_at(&found).unwrap_or_else(SystemTime::now);
+        let finished = watch::finished_at(&found);
+        let (has_ended, until) = (finished.is_some(), finished.unwrap_or_else(SystemTime::now));
         let age = until.duration_since(started).unwrap_or_default();
         // Whether it still runs or not, and what to make of that, is seen by the one who watches it.
         let happenings = self.watch(client.clone(), name.to_owned(), watch::Output::missed());
         let (container, image_digest) =
             (short(found.id.unwrap_or_default()), found.image.unwrap_or_default());
-        Ok(Some(Running { container, image_digest, age, happenings }))
+        Ok(Some(Running { container, image_digest, age, has_ended, happenings }))
     }
 
     fn watch(&self, client: Client, name: String, output: watch::Output) -> mpsc::Receiver<Happening> {
@@ -200,6 +208,15 @@ impl Docker {
         let options = RemoveContainerOptions { force: true, v: true, link: false };
         match self.call(limits::DOCKER_CHANGE, client.remove_container(name, Some(options))).await {
             // A conflict: its removal is under way already.
+            Ok(()) | Err(Trouble::NotFound(_) | Trouble::Conflict(_)) => Ok(()),
+            Err(trouble) => Err(trouble),
+        }
+    }
+
+    /// Not by force: one that Docker starts at this moment is to be found running, not to be killed and run again.
+    async fn remove_unstarted(&self, client: &Client, name: &str) -> Result<(), Trouble> {
+        let options = RemoveContainerOptions { force: false, v: true, link: false };
+        match self.call(limits::DOCKER_CHANGE, client.remove_container(name, Some(options))).await {
             Ok(()) | Err(Trouble::NotFound(_) | Trouble::Conflict(_)) => Ok(()),
             Err(trouble) => Err(trouble),
         }

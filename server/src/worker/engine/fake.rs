@@ -123,6 +123,7 @@ impl Fake {
             container: format!("fake-{}", job.step),
             image_digest: job.image_digest.clone(),
             age: Duration::ZERO,
+            has_ended: false,
             happenings,
         })
     }
@@ -142,6 +143,7 @@ impl Fake {
             container: format!("fake-{step}"),
             image_digest: container.image_digest.clone(),
             age: ear.ended.map_or_else(|| container.began.elapsed(), |(_, ran)| ran),
+            has_ended: ear.ended.is_some(),
             happenings,
         }))
     }

@@ -105,7 +105,16 @@ impl Writer {
         self.settle();
         self.line(event);
         self.phase = phase_after(self.phase.clone(), event);
-        self.flush()
+        self.flush().or_else(|_| {
+            self.use_reserve();
+            self.flush()
+        })
+    }
+
+    /// The disk is full. What must not be lost has room kept for it, of which no step's output gets anything.
+    fn use_reserve(&self) {
+        self.meter.stop_output();
+        disk::release_reserve(&self.spool.folder);
     }
 
     fn line(&mut self, event: &StepEvent) {
@@ -117,6 +126,10 @@ impl Writer {
     pub(crate) fn output(&mut self, stream: Stream, bytes: &[u8]) {
         if let Lost::Bytes(lost) = &mut self.lost {
             *lost += bytes.len() as u64;
+            return;
+        }
+        if self.meter.has_stopped_output() {
+            self.give_up(bytes.len() as u64, &io::Error::from(io::ErrorKind::StorageFull));
             return;
         }
         let in_head = usize::try_from(self.head_left).unwrap_or(usize::MAX).min(bytes.len());
@@ -217,7 +230,10 @@ impl Writer {
     }
 
     pub(super) fn decide(&self, decision: Decision) -> io::Result<()> {
-        self.spool.decide(decision)
+        self.spool.decide(decision).or_else(|_| {
+            self.use_reserve();
+            self.spool.decide(decision)
+        })
     }
 
     /// Survives a loss of power from here on.
@@ -240,12 +256,16 @@ impl Writer {
             self.line(&StepEvent::Gap { bytes: Some(bytes) });
         }
         self.line(event);
+        let before = self.len;
         let written = self.write().or_else(|_| {
-            // The one line that must not be lost has room kept for it.
-            disk::release_reserve(&self.spool.folder);
+            self.use_reserve();
             self.write()
         });
-        written.and_then(|()| self.events.sync_data())?;
+        if let Err(error) = written.and_then(|()| self.events.sync_data()) {
+            // Nobody knows what of it is on the disk. If it can be taken back, it is.
+            drop(self.events.set_len(before));
+            return Err(error);
+        }
         // From here on the step has ended, whatever becomes of what is no longer needed.
         let swept =
             self.tail.remove().and_then(|()| match fs::remove_file(replay_file(&self.spool.folder)) {
