@@ -51,6 +51,15 @@ pub enum RunFact {
         position: u64,
         said: StepEvent,
     },
+    /// This is how the attempt ends, unless a step that is still to be ended errored. Said before the first of
+    /// those is cancelled: a boss that comes after must not take that cancel for an answer to the task.
+    TaskEnding {
+        task: TaskId,
+        attempt: u32,
+        #[serde(flatten)]
+        verdict: Verdict,
+        problem: Option<Problem>,
+    },
     TaskEnded {
         task: TaskId,
         attempt: u32,
@@ -133,6 +142,8 @@ pub struct Attempt {
     pub started_at_ms: u64,
     /// In the order in which they were asked for.
     pub steps: Vec<StepRun>,
+    /// It will end so, once its steps have: nothing more is asked for.
+    pub ending: Option<(Verdict, Option<Problem>)>,
     pub end: Option<AttemptEnd>,
 }
 
@@ -149,6 +160,9 @@ pub struct StepRun {
     pub worker: String,
     pub spec: StepSpec,
     pub state: StepState,
+    /// When it was asked for, and when its end was known, in the order of the log.
+    pub asked: Seq,
+    pub ended: Option<Seq>,
     /// Where the worker's spool continues after the last event in the log.
     pub position: u64,
     /// What `started` named.
@@ -233,12 +247,17 @@ impl RunState {
                     number: next,
                     started_at_ms: at_ms,
                     steps: Vec::new(),
+                    ending: None,
                     end: None,
                 });
                 Ok(())
             }
             RunFact::StepAsked { task, attempt, step, worker, spec } => {
+                let asked = Seq(self.last_seq.0 + 1);
                 let running = self.running(task, *attempt)?;
+                if running.ending.is_some() {
+                    return Err(format!("{task} is ending"));
+                }
                 if running.steps.iter().any(|known| known.id == *step) {
                     return Err(format!("step {step} was asked for before"));
                 }
@@ -247,6 +266,8 @@ impl RunState {
                     worker: worker.clone(),
                     spec: spec.clone(),
                     state: StepState::Asked,
+                    asked,
+                    ended: None,
                     position: 0,
                     image_digest: None,
                     dropped_bytes: 0,
@@ -255,9 +276,24 @@ impl RunState {
                 Ok(())
             }
             RunFact::Step { task, attempt, step, position, said } => {
+                let now = Seq(self.last_seq.0 + 1);
                 let running = self.running(task, *attempt)?;
                 let found = running.steps.iter_mut().find(|known| known.id == *step);
-                found.ok_or_else(|| format!("nobody asked for step {step}"))?.take(at_ms, *position, said)
+                let found = found.ok_or_else(|| format!("nobody asked for step {step}"))?;
+                found.take(at_ms, *position, said)?;
+                found.ended = said.end().map(|_| now);
+                Ok(())
+            }
+            RunFact::TaskEnding { task, attempt, verdict, problem } => {
+                let running = self.running(task, *attempt)?;
+                if running.ending.is_some() {
+                    return Err(format!("{task} is ending already"));
+                }
+                if verdict.passed() {
+                    return Err(format!("{task} cannot pass before its steps have ended"));
+                }
+                running.ending = Some((*verdict, problem.clone()));
+                Ok(())
             }
             RunFact::TaskEnded { task, attempt, verdict, took_ms, problem } => {
                 let running = self.running(task, *attempt)?;
@@ -479,6 +515,9 @@ impl TaskState {
 impl Attempt {
     /// `passed` needs at least one step, and that the worker has recorded a true end of each.
     fn may_pass(&self) -> Result<(), String> {
+        if self.ending.is_some() {
+            return Err("it was ending otherwise".to_owned());
+        }
         if self.steps.is_empty() {
             return Err("it ran nothing".to_owned());
         }

@@ -84,6 +84,7 @@ impl Report {
             RunFact::RunStarted { .. }
             | RunFact::StepAsked { .. }
             | RunFact::Step { .. }
+            | RunFact::TaskEnding { .. }
             | RunFact::RerunStarted { .. }
             | RunFact::RunEnded { .. } => String::new(),
         }

@@ -91,6 +91,12 @@ fn any_fact() -> impl Strategy<Value = RunFact> {
             took_ms: 1,
             problem: None
         }),
+        2 => (any_task(), 1..3u32, any_verdict()).prop_map(|(task, attempt, verdict)| RunFact::TaskEnding {
+            task,
+            attempt,
+            verdict,
+            problem: None
+        }),
         2 => any_task().prop_map(|task| RunFact::TaskSkipped { task, why: SkipReason::EarlierStage }),
         1 => Just(RunFact::CancelAsked),
         1 => prop::collection::vec(any_task(), 0..3).prop_map(|only| RunFact::RerunStarted { only }),

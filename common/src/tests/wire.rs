@@ -84,9 +84,10 @@ fn every_run_event_has_a_sample_and_together_they_are_a_run() {
             RunFact::CancelAsked => 6,
             RunFact::RerunStarted { .. } => 7,
             RunFact::RunEnded { .. } => 8,
+            RunFact::TaskEnding { .. } => 9,
         });
     }
-    assert_eq!(seen.len(), 9, "a variant has no sample: {seen:?}");
+    assert_eq!(seen.len(), 10, "a variant has no sample: {seen:?}");
     assert_eq!(headline(&run), "cancelling (1 of 2 tasks)");
 }
 

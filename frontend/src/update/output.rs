@@ -151,6 +151,7 @@ pub(super) fn told(page: &mut RunPage, fact: &RunFact) -> Vec<Effect> {
             shown(task, *attempt).filter(|_| marked).map(Effect::FetchMarks).into_iter().collect()
         }
         RunFact::StepAsked { .. }
+        | RunFact::TaskEnding { .. }
         | RunFact::TaskEnded { .. }
         | RunFact::TaskSkipped { .. }
         | RunFact::CancelAsked

@@ -2,8 +2,10 @@
 //! run's log. Does not know that HTTP is served.
 
 mod attempt;
+mod clock;
 mod drive;
 mod log;
+mod replay;
 mod step;
 
 use common::{

@@ -288,3 +288,46 @@ async fn a_worker_that_stays_away_is_lost_for_good() {
     }
     assert_eq!(ci.follow(run, |_, _| false).await.words(), "errored: worker_lost");
 }
+
+/// The cancel of what a failed task has left running is no answer to the task: it may not catch it and pass.
+#[tokio::test]
+async fn a_last_word_stands() {
+    let mut ci = Ci::with(
+        "import threading\nfrom bettertest import StepCancelled\n\
+         def slow():\n    try:\n        run(WORKER, IMAGE, \"print x; trap '' TERM; sleep 2\")\n    \
+         except StepCancelled:\n        pass\n\
+         class One(Stage):\n    def task_a(self):\n        threading.Thread(target=slow).start()\n        \
+         run(WORKER, IMAGE, 'sleep 0.2; exit 3')\n",
+    )
+    .await;
+    let run = ci.start().await;
+    ci.follow(run, |_, fact| matches!(fact, RunFact::TaskEnding { .. })).await;
+    ci.kill_boss();
+    let told = ci.follow(run, |_, _| false).await;
+    assert_eq!(told.summary(), "failed: command_failed\nOne.a failed: command_failed");
+    assert!(told.problem("One.a").error.contains("exit code 3"));
+    assert_eq!(starts(&told), 2);
+}
+
+/// A task that looks at which of two steps ends first goes the same way again.
+#[tokio::test]
+async fn ends_are_told_again_in_their_order() {
+    let mut ci = Ci::with(
+        "import threading, queue\nclass One(Stage):\n    def task_a(self):\n        first = queue.Queue()\n        \
+         def go(name, command):\n            run(WORKER, IMAGE, command)\n            first.put(name)\n        \
+         threading.Thread(target=go, args=('slow', 'sleep 0.5; print slow')).start()\n        \
+         threading.Thread(target=go, args=('fast', 'print fast')).start()\n        \
+         run(WORKER, IMAGE, f'print {first.get()} first')\n        first.get()\n        \
+         run(WORKER, IMAGE, 'print last; sleep 1')\n",
+    )
+    .await;
+    let run = ci.start().await;
+    ci.follow(run, |_, fact| matches!(fact, RunFact::Step { said: StepEvent::Started { .. }, .. })).await;
+    let four =
+        |state: &RunState| state.tasks().flat_map(|task| &task.attempts).any(|one| one.steps.len() == 4);
+    ci.follow(run, |state, _| four(state)).await;
+    ci.kill_boss();
+    let told = ci.follow(run, |_, _| false).await;
+    assert_eq!(told.words(), "passed");
+    assert_eq!(starts(&told), 4);
+}

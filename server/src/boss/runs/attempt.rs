@@ -15,7 +15,9 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::Run;
+use super::clock::Clock;
 use super::log::{LogError, now_ms};
+use super::replay::Replay;
 use super::step::{Before, Step, StepDone};
 use crate::boss::output::{Output, OutputId, Stored};
 use crate::boss::pipedef::{Answer, Heard, Order, Runner, Say};
@@ -26,8 +28,11 @@ const TASK_TIME: Duration = Duration::from_secs(7200);
 /// What a pipedef's own Python may print in one attempt; the tests' output has a cap of its own.
 const PIPEDEF_PRINTS: usize = 8 * 1024 * 1024;
 
-/// How the Python process ended.
-enum Last {
+/// How an attempt ends, and what to tell a person of it.
+type Word = (Verdict, Option<Problem>);
+
+/// Why there is no more to talk about with Python.
+enum Stop {
     Returned,
     Raised {
         call: Option<u64>,
@@ -36,10 +41,16 @@ enum Last {
     Gone,
     Cancelled,
     OutOfTime,
-    /// There was no Python to execute it.
-    NotStarted(Problem),
     /// It was about to execute another text than the run did before.
     Changed(Problem),
+}
+
+/// What an attempt comes to, as far as it does not depend on the ends of its steps.
+enum Last {
+    Returned,
+    Cancelled,
+    /// So, unless a step errored.
+    Not(Word),
 }
 
 pub(super) struct Attempt {
@@ -47,10 +58,9 @@ pub(super) struct Attempt {
     task: TaskId,
     number: u32,
     output: Arc<Output>,
-    /// Of an attempt that goes on: what is stored of its output, and the steps that were asked for and not yet
-    /// asked for again.
+    /// Of an attempt that goes on: what is stored of its output, and what it had asked for before.
     stored: Stored,
-    recorded: HashMap<StepId, StepRun>,
+    replay: Replay,
     /// Cancels what the task has started; a child of the run's own.
     cancel: CancellationToken,
     /// With the call that waits for it; none does for a stray.
@@ -75,9 +85,7 @@ enum Begin {
     },
     /// An earlier boss had begun it.
     Again {
-        number: u32,
-        began_ms: u64,
-        steps: Vec<StepRun>,
+        before: Box<common::Attempt>,
         output: std::io::Result<(Output, Stored)>,
     },
 }
@@ -90,13 +98,15 @@ pub(super) async fn attempt(
 ) -> Result<Verdict, LogError> {
     let began = Instant::now();
     let begin = run.begin_attempt(&task).await;
-    let (number, began_ms, recorded, output) = match begin {
+    let (number, before, output) = match begin {
         Begin::Fresh { number, output } => {
             run.log.append(RunFact::TaskStarted { task: task.clone(), attempt: number }).await?;
-            (number, None, Vec::new(), output.map(|output| (output, Stored::default())))
+            (number, None, output.map(|output| (output, Stored::default())))
         }
-        Begin::Again { number, began_ms, steps, output } => (number, Some(began_ms), steps, output),
+        Begin::Again { before, output } => (before.number, Some(before), output),
     };
+    let began_ms = before.as_ref().map(|before| before.started_at_ms);
+    let (steps, ending) = before.map_or((Vec::new(), None), |before| (before.steps, before.ending));
     let (verdict, problem) = match output {
         Ok((output, stored)) => {
             let output = Arc::new(output);
@@ -106,7 +116,7 @@ pub(super) async fn attempt(
                 number,
                 output: output.clone(),
                 stored,
-                recorded: recorded.into_iter().map(|step| (step.id.clone(), step)).collect(),
+                replay: Replay::of(steps),
                 cancel,
                 steps: JoinSet::new(),
                 done: BTreeMap::new(),
@@ -116,7 +126,7 @@ pub(super) async fn attempt(
                 kept_bytes: 0,
                 lost_bytes: 0,
             };
-            let ended = attempt.execute().await?;
+            let ended = attempt.execute(ending).await?;
             attempt.mark_what_was_not_kept();
             let stored = tokio::task::spawn_blocking(move || output.end())
                 .await
@@ -146,27 +156,18 @@ fn lost_output(why: String) -> (Verdict, Option<Problem>) {
 }
 
 impl Attempt {
-    async fn execute(&mut self) -> Result<(Verdict, Option<Problem>), LogError> {
-        let last = if self.cancel.is_cancelled() {
+    /// `ending`: how it ends, where an earlier boss knew that and was killed while it ended its steps.
+    async fn execute(&mut self, ending: Option<Word>) -> Result<Word, LogError> {
+        let last = if let Some(word) = ending {
+            self.cancel.cancel();
+            Last::Not(word)
+        } else if self.cancel.is_cancelled() {
             // Cancelled before an earlier boss ended: only the steps are left to be ended.
             Last::Cancelled
         } else {
             match self.start_python().await {
-                Ok(mut runner) => {
-                    let last = self.converse(&mut runner).await?;
-                    // Whatever python has started is not wanted any more, unless it waits for it: `returned` says that
-                    // it does not.
-                    if !matches!(last, Last::Returned) {
-                        self.cancel.cancel();
-                    }
-                    let rest = runner
-                        .end(matches!(last, Last::Cancelled | Last::OutOfTime | Last::Changed(_)))
-                        .await;
-                    self.print(&rest.bytes);
-                    self.lost_bytes += rest.lost_bytes as u64;
-                    last
-                }
-                Err(problem) => Last::NotStarted(problem),
+                Ok(runner) => self.talk(runner).await?,
+                Err(problem) => Last::Not((Verdict::Not(Reason::RunnerDied), Some(problem))),
             }
         };
         let unwaited = !self.steps.is_empty();
@@ -177,6 +178,39 @@ impl Attempt {
         // A cancel that came while only these were still running is a cancel of the task all the same.
         let cancelled = unwaited && matches!(last, Last::Returned) && self.cancel.is_cancelled();
         Ok(self.verdict(if cancelled { Last::Cancelled } else { last }))
+    }
+
+    /// Talks to Python and ends it, in the right order with what it has started.
+    async fn talk(&mut self, mut runner: Runner) -> Result<Last, LogError> {
+        let (last, at_once) = match self.converse(&mut runner).await? {
+            Stop::Returned => (Last::Returned, false),
+            Stop::Cancelled => (Last::Cancelled, true),
+            Stop::Raised { call, problem } => (Last::Not(self.raised(call, problem)), false),
+            Stop::Gone => (Last::Not(gone()), false),
+            Stop::OutOfTime => (Last::Not(out_of_time()), true),
+            Stop::Changed(problem) => {
+                (Last::Not((Verdict::Not(Reason::PipedefChanged), Some(problem))), true)
+            }
+        };
+        if let Last::Not((verdict, problem)) = &last
+            && (!self.steps.is_empty() || self.replay.has_unended())
+        {
+            let fact = RunFact::TaskEnding {
+                task: self.task.clone(),
+                attempt: self.number,
+                verdict: *verdict,
+                problem: problem.clone(),
+            };
+            self.run.log.append(fact).await?;
+        }
+        // Whatever python has started is not wanted any more, unless it waits for it: `returned` says that it does not.
+        if !matches!(last, Last::Returned) {
+            self.cancel.cancel();
+        }
+        let rest = runner.end(at_once).await;
+        self.print(&rest.bytes);
+        self.lost_bytes += rest.lost_bytes as u64;
+        Ok(last)
     }
 
     async fn start_python(&self) -> Result<Runner, Problem> {
@@ -193,7 +227,7 @@ impl Attempt {
     fn end_strays(&mut self) {
         let unwanted = CancellationToken::new();
         unwanted.cancel();
-        for (_, step) in std::mem::take(&mut self.recorded) {
+        for step in self.replay.strays() {
             match step.state.clone() {
                 StepState::Ended(end) => self.strays.push(StepDone::of(end)),
                 StepState::Asked
@@ -241,7 +275,7 @@ impl Attempt {
     }
 
     /// Talks to Python until it has said its last word, or is not to go on.
-    async fn converse(&mut self, runner: &mut Runner) -> Result<Last, LogError> {
+    async fn converse(&mut self, runner: &mut Runner) -> Result<Stop, LogError> {
         let mut queued = self.queued.subscribe();
         let mut clock = Clock::new(TASK_TIME);
         let cancel = self.cancel.clone();
@@ -251,34 +285,37 @@ impl Attempt {
             tokio::select! {
                 // A cancel outweighs a last word that comes with it; and Python last, which may never stop printing.
                 biased;
-                () = cancel.cancelled() => return Ok(Last::Cancelled),
+                () = cancel.cancelled() => return Ok(Stop::Cancelled),
                 Some(joined) = self.steps.join_next() => {
                     if let Some(call) = self.take(joined)? {
-                        self.answer(runner, call).await;
+                        self.replay.ended(call);
                     }
                 }
                 // The clock is set anew at the head of the loop.
                 Ok(()) = queued.changed() => {}
-                () = clock.out() => return Ok(Last::OutOfTime),
+                () = clock.out() => return Ok(Stop::OutOfTime),
+                () = self.replay.out_of_patience() => {
+                    for call in self.replay.let_go() {
+                        self.answer(runner, call).await;
+                    }
+                }
                 heard = runner.heard() => match heard {
                     Heard::Printed(bytes) => self.print(&bytes),
-                    Heard::Said(Say::StepAsked { call, worker, spec }) => {
-                        self.ask(call, worker, spec).await?;
-                        if self.done.contains_key(&call) {
-                            self.answer(runner, call).await;
-                        }
-                    }
+                    Heard::Said(Say::StepAsked { call, worker, spec }) => self.ask(call, worker, spec).await?,
                     Heard::Said(Say::Imported { call, path, sha256 }) => {
                         match self.import(path, sha256).await? {
                             Ok(()) => runner.answer(&Answer::Recorded { call }).await,
-                            Err(problem) => return Ok(Last::Changed(problem)),
+                            Err(problem) => return Ok(Stop::Changed(problem)),
                         }
                     }
-                    Heard::Said(Say::Returned) => return Ok(Last::Returned),
-                    Heard::Said(Say::Raised { call, problem }) => return Ok(Last::Raised { call, problem }),
-                    Heard::Said(Say::Broken { problem }) => return Ok(Last::Raised { call: None, problem }),
-                    Heard::Said(Say::Discovered { .. }) | Heard::Gone => return Ok(Last::Gone),
+                    Heard::Said(Say::Returned) => return Ok(Stop::Returned),
+                    Heard::Said(Say::Raised { call, problem }) => return Ok(Stop::Raised { call, problem }),
+                    Heard::Said(Say::Broken { problem }) => return Ok(Stop::Raised { call: None, problem }),
+                    Heard::Said(Say::Discovered { .. }) | Heard::Gone => return Ok(Stop::Gone),
                 },
+            }
+            for call in self.replay.due() {
+                self.answer(runner, call).await;
             }
         }
     }
@@ -298,6 +335,7 @@ impl Attempt {
             Ok(spec) => spec,
             Err(problem) => {
                 self.done.insert(call, StepDone::Refused(problem));
+                self.replay.ended(call);
                 return Ok(());
             }
         };
@@ -306,7 +344,7 @@ impl Attempt {
         let before = self.asked.entry(first).or_default();
         let id = step_id(key, &self.task, self.number, &worker, &spec, *before);
         *before += 1;
-        let step = match self.recorded.remove(&id) {
+        let step = match self.replay.ask_again(&id, call) {
             Some(StepRun { state: StepState::Ended(end), .. }) => {
                 self.done.insert(call, StepDone::of(end));
                 return Ok(());
@@ -383,8 +421,17 @@ impl Attempt {
         self.done.values().filter_map(StepDone::end)
     }
 
+    fn raised(&self, call: Option<u64>, problem: Problem) -> Word {
+        let reason = match call.and_then(|call| self.done.get(&call)) {
+            Some(StepDone::Refused(_)) => Reason::SpecRefused,
+            Some(StepDone::Ended(end)) => end.verdict.reason().unwrap_or(Reason::Raised),
+            None => Reason::Raised,
+        };
+        (Verdict::Not(reason), Some(problem))
+    }
+
     /// When a task passes: see `agents/architecture.md`. In the order of what outweighs what.
-    fn verdict(&self, last: Last) -> (Verdict, Option<Problem>) {
+    fn verdict(&self, last: Last) -> Word {
         let strays = self.strays.iter().filter_map(StepDone::end);
         let fault = self.ends().chain(strays).find(|end| end.verdict.outcome() == common::Outcome::Errored);
         if let Some(end) = fault {
@@ -393,28 +440,7 @@ impl Attempt {
         }
         match last {
             Last::Cancelled => (Verdict::Not(Reason::CancelAsked), None),
-            Last::OutOfTime => {
-                let error =
-                    format!("the task took longer than {}", common::duration(TASK_TIME.as_millis() as u64));
-                let hint = "split it into several tasks: they run at once";
-                (Verdict::Not(Reason::TaskTimeout), Some(Problem::new(error, hint)))
-            }
-            Last::Gone => {
-                let error = "the pipedef's Python ended without saying how the task ended";
-                let hint =
-                    "a task ends by returning or by an exception, not by sys.exit(), os._exit() or a signal";
-                (Verdict::Not(Reason::RunnerDied), Some(Problem::new(error, hint)))
-            }
-            Last::Raised { call, problem } => {
-                let reason = match call.and_then(|call| self.done.get(&call)) {
-                    Some(StepDone::Refused(_)) => Reason::SpecRefused,
-                    Some(StepDone::Ended(end)) => end.verdict.reason().unwrap_or(Reason::Raised),
-                    None => Reason::Raised,
-                };
-                (Verdict::Not(reason), Some(problem))
-            }
-            Last::NotStarted(problem) => (Verdict::Not(Reason::RunnerDied), Some(problem)),
-            Last::Changed(problem) => (Verdict::Not(Reason::PipedefChanged), Some(problem)),
+            Last::Not(word) => word,
             Last::Returned if !self.strays.is_empty() => {
                 let error = "after a restart the task did not ask again for every step that it had asked for";
                 let hint = "what a task asks for must not depend on chance or time; run it again";
@@ -430,36 +456,16 @@ impl Attempt {
     }
 }
 
-/// A clock that can stand still.
-struct Clock {
-    left: Duration,
-    /// Since when it runs; None while it stands.
-    since: Option<Instant>,
+fn gone() -> Word {
+    let error = "the pipedef's Python ended without saying how the task ended";
+    let hint = "a task ends by returning or by an exception, not by sys.exit(), os._exit() or a signal";
+    (Verdict::Not(Reason::RunnerDied), Some(Problem::new(error, hint)))
 }
 
-impl Clock {
-    fn new(left: Duration) -> Clock {
-        Clock { left, since: Some(Instant::now()) }
-    }
-
-    fn run_or_stand(&mut self, stand: bool) {
-        match (self.since, stand) {
-            (Some(since), true) => {
-                self.left = self.left.saturating_sub(since.elapsed());
-                self.since = None;
-            }
-            (None, false) => self.since = Some(Instant::now()),
-            (Some(_), false) | (None, true) => {}
-        }
-    }
-
-    /// Waits until no time is left; for ever while it stands.
-    async fn out(&self) {
-        match self.since {
-            Some(since) => tokio::time::sleep_until((since + self.left).into()).await,
-            None => std::future::pending().await,
-        }
-    }
+fn out_of_time() -> Word {
+    let error = format!("the task took longer than {}", common::duration(TASK_TIME.as_millis() as u64));
+    let hint = "split it into several tasks: they run at once";
+    (Verdict::Not(Reason::TaskTimeout), Some(Problem::new(error, hint)))
 }
 
 /// What a call of `run(...)` asks for, or what is wrong with it: the pipedef's mistake.
@@ -477,17 +483,15 @@ impl Run {
         let left = |state: &RunState| {
             let known = state.task(task)?;
             match known.attempts.last() {
-                Some(last) if known.state == TaskState::Running => {
-                    Some((last.number, last.started_at_ms, last.steps.clone()))
-                }
+                Some(last) if known.state == TaskState::Running => Some(Box::new(last.clone())),
                 Some(_) | None => None,
             }
         };
-        if let Some((number, began_ms, steps)) = self.log.look(left).await {
+        if let Some(before) = self.log.look(left).await {
             let reopened = self.reopened.lock().expect("no panic under this lock").remove(task);
             let output =
                 reopened.unwrap_or_else(|| Err(std::io::Error::other("its output was not reopened")));
-            return Begin::Again { number, began_ms, steps, output };
+            return Begin::Again { before, output };
         }
         let attempts = |state: &RunState| state.task(task).map_or(0, |task| task.attempts.len());
         let number = self.log.look(attempts).await as u32 + 1;

@@ -74,7 +74,8 @@ impl Step {
         let mut in_queue = InQueue { count: &self.queued, now: false };
         in_queue.set(self.before.queued);
         let trouble = match self.run.all.workers.resolve(&self.worker) {
-            Ok(worker) if self.cancel.is_cancelled() && !self.may_be_known(&worker).await => {
+            // What an earlier boss had asked for may have begun, or begin yet: only its worker can say how it ended.
+            Ok(_) if self.cancel.is_cancelled() && !self.before.asked => {
                 return self.ended_here(position, cancelled_before_start()).await;
             }
             Ok(worker) => match self.listen(&worker, &mut position, &mut in_queue).await? {
@@ -101,17 +102,6 @@ impl Step {
         };
         self.ended_here(position, StepEvent::Errored { reason, message, hint, took_ms, exit_code: None })
             .await
-    }
-
-    /// Can a worker have begun what is cancelled now? Only where an earlier boss had asked for it.
-    async fn may_be_known(&self, worker: &WorkerAddress) -> bool {
-        if !self.before.asked {
-            return false;
-        }
-        match self.run.all.client.cancel(worker, &self.id).await {
-            Err(error) => error.status() != Some(reqwest::StatusCode::NOT_FOUND) || self.before.logged > 0,
-            Ok(()) => true,
-        }
     }
 
     /// Records an end that the worker did not tell.

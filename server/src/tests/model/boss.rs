@@ -228,6 +228,7 @@ impl Attempt {
                 | RunFact::Step { .. }
                 | RunFact::RunStarted { .. }
                 | RunFact::TaskStarted { .. }
+                | RunFact::TaskEnding { .. }
                 | RunFact::TaskEnded { .. }
                 | RunFact::TaskSkipped { .. }
                 | RunFact::CancelAsked
