@@ -11,6 +11,7 @@ mod network;
 mod odd_workers;
 mod output;
 mod page;
+mod replayed;
 mod rerun;
 mod runs;
 mod wire;
