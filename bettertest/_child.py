@@ -35,13 +35,18 @@ def main(fd: int) -> None:
 
 
 def _discover(channel: _channel.Channel, texts: _source.Texts) -> None:
-    from . import _discovery, _hints
+    from . import _discovery, _hints, _limits
 
     pipedef = texts.pipedef
     try:
         texts.text(pipedef)
-        module = _source.execute(texts)
-        pipeline = _discovery.pipeline(module, texts)
+        reserve = _limits.hold_memory()
+        try:
+            module = _source.execute(texts)
+            pipeline = _discovery.pipeline(module, texts)
+        finally:
+            reserve.clear()
+            _limits.release_memory()
     except _problem.Refusal as refusal:
         answer: dict[str, Any] = {"say": "broken", "problem": refusal.problem()}
     except BaseException as error:

@@ -7,7 +7,7 @@ import os
 import re
 import sys
 
-from . import _problem
+from . import _limits, _problem
 
 TYPE_CHECKING = False  # see _errors.py
 if TYPE_CHECKING:
@@ -42,6 +42,8 @@ def _hint(error: BaseException, problem: dict[str, Any], texts: Texts) -> str:
         return f"mend the import in {where}"
     if isinstance(error, SystemExit):
         return f"remove the call from {where}: a pipedef is read to the end to learn its stages"
+    if isinstance(error, MemoryError):
+        return f"mend {where}: reading a pipedef may take {_limits.MEMORY_BYTES >> 20} MiB of memory"
     if isinstance(error, EOFError):
         return f"ask for nothing in {where}: standard input is empty"
     return f"mend {where}: it is executed to learn which stages there are"

@@ -55,7 +55,8 @@ def _text_of(error: BaseException) -> str:
         return str(error.msg)
     try:
         return str(error)
-    except Exception:
+    # Whatever it raises: an exception that asks for Python's end as it is told is told all the same.
+    except BaseException:
         return "(its text cannot be had: its __str__ raised)"
 
 

@@ -23,7 +23,7 @@ use tokio::net::UnixStream;
 use tokio::net::unix::pipe;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::process::{Child, Command};
-use tokio_util::codec::{FramedRead, FramedWrite, LinesCodec};
+use tokio_util::codec::{FramedRead, FramedWrite, LinesCodec, LinesCodecError};
 
 use crate::data_dir::{make_folder, unusable};
 use crate::error::SetupError;
@@ -230,6 +230,7 @@ impl Python {
             ..Problem::default()
         };
         let mut printed = Vec::new();
+        let mut no_message = false;
         let answer = async {
             let order = Order::Discover { pipedef: pipedef.to_owned(), files };
             let mut runner = self.start(Path::new(ANY_PYTHON), order).await?;
@@ -241,7 +242,8 @@ impl Python {
                 }
             };
             if said.is_none() {
-                keep_end(&mut printed, &runner.end(false).await.bytes);
+                no_message = runner.no_message;
+                keep_end(&mut printed, &runner.end(no_message).await.bytes);
             }
             Ok(said)
         };
@@ -254,9 +256,14 @@ impl Python {
             Ok(Some(Ok(Say::Broken { problem }))) => Err(problem),
             Ok(Some(Ok(
                 Say::StepAsked { .. } | Say::Imported { .. } | Say::Returned | Say::Raised { .. },
-            ))) => {
-                Err(about("the pipedef's Python answered something else".to_owned(), "report this as a bug"))
-            }
+            ))) => Err(about(
+                format!("the pipedef wrote to descriptor {DESCRIPTOR}, by which its Python answers"),
+                "a pipedef leaves descriptors alone that it has not opened",
+            )),
+            Ok(None) if no_message => Err(about(
+                format!("the pipedef wrote to descriptor {DESCRIPTOR}, by which its Python answers"),
+                "a pipedef leaves descriptors alone that it has not opened",
+            )),
             Ok(None) => Err(about(
                 format!("Python ended while it read the pipedef{}", last_words(&printed)),
                 "a pipedef only declares stages and tasks; it must not end the process",
@@ -308,6 +315,7 @@ impl Python {
             says: FramedRead::new(read, LinesCodec::new_with_max_length(LONGEST_MESSAGE)),
             answers: Some(FramedWrite::new(write, LinesCodec::new())),
             printed: Some(pipe::Receiver::from_owned_fd(OwnedFd::from(printed))?),
+            no_message: false,
         })
     }
 }
@@ -338,6 +346,8 @@ pub(crate) struct Runner {
     answers: Option<FramedWrite<OwnedWriteHalf, LinesCodec>>,
     /// None once it has closed its output.
     printed: Option<pipe::Receiver>,
+    /// Something came on its descriptor that is no message.
+    no_message: bool,
 }
 
 impl Runner {
@@ -362,12 +372,19 @@ impl Runner {
                 None => self.says.next().await,
             };
             let Some(line) = line else { return Heard::Gone };
-            let said = line.map_err(|error| error.to_string());
-            return match said.and_then(|line| serde_json::from_str(&line).map_err(|error| error.to_string()))
-            {
+            let said = match line {
+                Ok(line) => serde_json::from_str(&line).map_err(|error| error.to_string()),
+                // Its end is reset where it closes while there is something for it to read.
+                Err(LinesCodecError::Io(error)) if error.kind() != io::ErrorKind::InvalidData => {
+                    return Heard::Gone;
+                }
+                Err(error) => Err(error.to_string()),
+            };
+            return match said {
                 Ok(said) => Heard::Said(said),
                 Err(error) => {
-                    tracing::warn!("a pipedef's Python said what is no message: {error}");
+                    tracing::debug!("a pipedef's Python said what is no message: {error}");
+                    self.no_message = true;
                     Heard::Gone
                 }
             };
