@@ -92,9 +92,9 @@ impl Browser {
             Effect::LogIn(_)
             | Effect::FetchPipeline
             | Effect::FetchRuns { .. }
-            | Effect::StartRun
+            | Effect::StartRun { .. }
             | Effect::Cancel(_)
-            | Effect::Rerun(_)
+            | Effect::Rerun { .. }
             | Effect::Probe(_)
             | Effect::FetchMarks(_)
             | Effect::FetchTail(_) => http::perform(&self.inbox, effect),

@@ -40,7 +40,10 @@ pub(crate) enum Msg {
     },
     WantPipeline,
     WantOlderRuns,
-    WantRun,
+    /// A run of the whole pipeline, or of some of its tasks.
+    WantRun {
+        only: Option<Vec<TaskId>>,
+    },
     RunStarted(Result<RunNumber, Problem>),
 
     FeedOpened,
@@ -62,7 +65,10 @@ pub(crate) enum Msg {
     },
 
     WantCancel,
-    WantRerun,
+    /// New attempts of what did not pass, or of that one task.
+    WantRerun {
+        only: Option<TaskId>,
+    },
     Answered(Result<(), Problem>),
     SetFilter(Filter),
     Search(String),
@@ -110,9 +116,14 @@ pub(crate) enum Effect {
     FetchRuns {
         before: Option<RunNumber>,
     },
-    StartRun,
+    StartRun {
+        only: Option<Vec<TaskId>>,
+    },
     Cancel(RunNumber),
-    Rerun(RunNumber),
+    Rerun {
+        run: RunNumber,
+        only: Option<TaskId>,
+    },
     Probe(RunNumber),
     /// There is one stream of events at a time: this ends the one before.
     OpenFeed(Feed),
@@ -234,7 +245,7 @@ pub(crate) fn update(model: &mut Model, msg: Msg) -> Vec<Effect> {
         | Msg::GotRuns { .. }
         | Msg::WantPipeline
         | Msg::WantOlderRuns
-        | Msg::WantRun
+        | Msg::WantRun { .. }
         | Msg::RunStarted(_) => match &mut model.page {
             Page::Runs(page) => pages::update_runs(page, msg),
             Page::Run(_) | Page::Nowhere => vec![Effect::Still],
@@ -257,7 +268,7 @@ pub(crate) fn update(model: &mut Model, msg: Msg) -> Vec<Effect> {
             }
         }
         Msg::WantCancel
-        | Msg::WantRerun
+        | Msg::WantRerun { .. }
         | Msg::Answered(_)
         | Msg::SetFilter(_)
         | Msg::Search(_)

@@ -6,7 +6,7 @@ use wasm_bindgen::{JsCast, JsValue};
 use wasm_bindgen_futures::{JsFuture, spawn_local};
 use web_sys::{Headers, Request, RequestInit, Response};
 
-use common::{OutputMark, Problem, RunCreated};
+use common::{OnlyTasks, OutputMark, Problem, RunCreated, TaskId};
 
 use super::inbox::Inbox;
 use super::page;
@@ -50,14 +50,17 @@ async fn answer_to(effect: Effect) -> Result<Option<Msg>, Problem> {
             let query = before.map(|run| format!("?before={run}")).unwrap_or_default();
             Msg::GotRuns { before, answer: read(text(&format!("/api/runs{query}"), None).await)? }
         }
-        Effect::StartRun => {
-            let created = read::<RunCreated>(text("/api/runs", Some("{}")).await)?;
+        Effect::StartRun { only } => {
+            let created = read::<RunCreated>(text("/api/runs", Some(&these(only))).await)?;
             Msg::RunStarted(created.map(|created| created.run))
         }
         Effect::Cancel(run) => {
             Msg::Answered(done(text(&format!("/api/runs/{run}/cancel"), Some("{}")).await)?)
         }
-        Effect::Rerun(run) => Msg::Answered(done(text(&format!("/api/runs/{run}/rerun"), Some("{}")).await)?),
+        Effect::Rerun { run, only } => {
+            let body = these(only.map(|task| vec![task]));
+            Msg::Answered(done(text(&format!("/api/runs/{run}/rerun"), Some(&body)).await)?)
+        }
         Effect::Probe(run) => match done_or_absent(&format!("/api/runs/{run}")).await? {
             Some(problem) => Msg::Probed(Err(problem)),
             None => Msg::Probed(Ok(())),
@@ -88,6 +91,11 @@ async fn tail(of: OutputOf) -> Result<Option<Msg>, Problem> {
     let Ok(body) = response.array_buffer() else { return Ok(None) };
     let Ok(bytes) = JsFuture::from(body).await else { return Ok(None) };
     Ok(Some(Msg::GotTail { of, bytes: js_sys::Uint8Array::new(&bytes).to_vec(), cut: !whole }))
+}
+
+/// The body that names tasks, or none for all.
+fn these(only: Option<Vec<TaskId>>) -> String {
+    serde_json::to_string(&OnlyTasks { only }).expect("names are JSON")
 }
 
 /// A request for a part.

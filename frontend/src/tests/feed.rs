@@ -147,7 +147,7 @@ fn what_was_refused_says_so_and_can_be_asked_again() {
 #[test]
 fn a_re_run_goes_on_in_the_same_log() {
     let mut story = Story::is_red();
-    assert_eq!(story.happens(Msg::WantRerun), [Effect::Rerun(RUN)]);
+    assert_eq!(story.happens(Msg::WantRerun { only: None }), [Effect::Rerun { run: RUN, only: None }]);
     assert_eq!(story.run_page().asked, Some(Asked::Rerun));
     let last = seq(&story);
     assert_eq!(story.happens(Msg::Answered(Ok(()))), [from(last)]);
@@ -157,7 +157,7 @@ fn a_re_run_goes_on_in_the_same_log() {
     story.says(RunFact::RunEnded { verdict: Verdict::Passed });
     let html = story.html();
     assert!(html.contains("passed on attempt 2"), "{html}");
-    assert_eq!(story.happens(Msg::WantRerun), [Effect::Still]);
+    assert_eq!(story.happens(Msg::WantRerun { only: None }), [Effect::Still]);
 }
 
 #[test]
@@ -174,4 +174,22 @@ fn the_end_of_the_first_failure_is_fetched_and_shown() {
         html.contains("<span class=\"f1\">assert 1 == 2</span>") && !html.contains("rest of a line"),
         "{html}"
     );
+}
+
+#[test]
+fn one_task_that_did_not_pass_runs_again_alone() {
+    let mut story = Story::is_red();
+    story.goes_to("/runs/7/TestUnit.models");
+    assert!(story.html().contains("Re-run this task"));
+    let only = Some(task("TestUnit.models"));
+    let wanted = Msg::WantRerun { only: only.clone() };
+    assert_eq!(story.happens(wanted.clone()), [Effect::Rerun { run: RUN, only }]);
+    assert_eq!(story.happens(wanted), [Effect::Still], "once is enough");
+    story.happens(Msg::Answered(Ok(())));
+    // What has passed, and what cannot run before another has, is not offered.
+    for other in ["TestUnit.views", "TestWeb.login"] {
+        story.goes_to(&format!("/runs/7/{other}"));
+        assert!(!story.html().contains("Re-run this task"), "{other}");
+        assert_eq!(story.happens(Msg::WantRerun { only: Some(task(other)) }), [Effect::Still]);
+    }
 }

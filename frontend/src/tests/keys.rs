@@ -15,8 +15,8 @@ fn meaning(story: &Story, name: &str) -> Option<Msg> {
 
 #[test]
 fn one_key_means_what_fits_the_page() {
-    assert_eq!(meaning(&Story::at("/"), "r"), Some(Msg::WantRun));
-    assert_eq!(meaning(&Story::of_run_7(), "r"), Some(Msg::WantRerun));
+    assert_eq!(meaning(&Story::at("/"), "r"), Some(Msg::WantRun { only: None }));
+    assert_eq!(meaning(&Story::of_run_7(), "r"), Some(Msg::WantRerun { only: None }));
     assert_eq!(meaning(&Story::at("/"), "c"), None);
     assert_eq!(meaning(&Story::of_run_7(), "c"), Some(Msg::WantCancel));
     assert_eq!(meaning(&Story::of_run_7(), "w"), None);

@@ -54,8 +54,8 @@ fn the_first_page_fetches_what_it_shows_and_listens() {
 #[test]
 fn a_run_is_started_once_and_then_shown() {
     let mut story = with_runs(vec![], None);
-    assert_eq!(story.happens(Msg::WantRun), [Effect::StartRun]);
-    assert_eq!(story.happens(Msg::WantRun), [Effect::Still]);
+    assert_eq!(story.happens(Msg::WantRun { only: None }), [Effect::StartRun { only: None }]);
+    assert_eq!(story.happens(Msg::WantRun { only: None }), [Effect::Still]);
     let effects = story.happens(Msg::RunStarted(Ok(RunNumber(8))));
     assert!(effects.contains(&Effect::PushUrl(Route::Run(RunNumber(8)))));
     assert!(effects.contains(&Effect::OpenFeed(Feed::Run { run: RunNumber(8), after: 0 })));
@@ -65,10 +65,10 @@ fn a_run_is_started_once_and_then_shown() {
 #[test]
 fn a_refused_start_stays_on_screen_and_can_be_repeated() {
     let mut story = with_runs(vec![], None);
-    story.happens(Msg::WantRun);
+    story.happens(Msg::WantRun { only: None });
     assert_eq!(story.happens(Msg::RunStarted(Err(problem("the disk is full")))), [Effect::FetchPipeline]);
     assert!(story.html().contains("the disk is full"));
-    assert_eq!(story.happens(Msg::WantRun), [Effect::StartRun]);
+    assert_eq!(story.happens(Msg::WantRun { only: None }), [Effect::StartRun { only: None }]);
     assert!(!story.html().contains("the disk is full"));
 }
 
@@ -154,4 +154,22 @@ fn out_of_sight_the_list_gives_back_its_connection() {
         effects.contains(&Effect::OpenFeed(Feed::Runs))
             && effects.contains(&Effect::FetchRuns { before: None })
     );
+}
+
+#[test]
+fn a_stage_or_a_task_is_started_alone() {
+    let mut story = with_runs(vec![], None);
+    let stage = |name: &str, tasks: &[&str]| common::Stage {
+        name: name.to_owned(),
+        always: false,
+        tasks: tasks.iter().map(|name| common::Task { name: (*name).to_owned(), line: None }).collect(),
+    };
+    let stages = vec![stage("TestUnit", &["models", "views"]), stage("TestWeb", &["login"])];
+    story.happens(Msg::GotPipeline(Ok(common::Pipeline { stages })));
+    let html = story.html();
+    assert_eq!(html.matches("Run stage").count(), 2);
+    assert!(html.contains("title=\"run TestUnit.views alone\""), "{html}");
+    let only = Some(vec![super::story::task("TestUnit.views")]);
+    assert_eq!(story.happens(Msg::WantRun { only: only.clone() }), [Effect::StartRun { only }]);
+    assert_eq!(story.happens(Msg::WantRun { only: None }), [Effect::Still]);
 }

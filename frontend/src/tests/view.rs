@@ -171,7 +171,7 @@ fn a_list_of_runs_says_no_more_than_is_true() {
     story.happens(Msg::GotRuns { before: None, answer: Ok(common::Page { runs: vec![run], next: None }) });
     assert_eq!(
         story.html_from("<li class=\"run", "</li>"),
-        r#"<li class="run passed">
+        r#"<li class="run passed qualified">
 <a href="/runs/12" id="run-12">
 <span aria-hidden="true" class="mark">
 </span>
@@ -240,6 +240,46 @@ fn the_tab_tells_the_verdict() {
         (title(&story.model), standing(&story.model).0),
         ("✗ run 7 running · bettertest".to_owned(), "failed")
     );
+    let green = standing_when_passed(1);
+    assert_eq!(green.0, "✓ run 7 passed · bettertest");
+    let again = standing_when_passed(2);
+    assert_eq!(again.0, "✓ run 7 passed on attempt 2 · bettertest");
+    assert_ne!(green.1, again.1, "nor does its icon say that it passed plainly");
     let red = Story::is_red();
     assert_eq!(title(&red.model), "✗ run 7 failed: command failed · bettertest");
+}
+
+/// What the tab says, and its icon, when all has passed, one task at this attempt.
+fn standing_when_passed(attempt: u32) -> (String, &'static str) {
+    let mut story = Story::of_run_7();
+    if attempt > 1 {
+        story = Story::is_red();
+        story.says(RunFact::RerunStarted { only: vec![task("TestUnit.models"), task("TestWeb.login")] });
+    } else {
+        story.passes("TestUnit.views", 1, 10);
+    }
+    story.passes("TestUnit.models", attempt, 11);
+    story.passes("TestWeb.login", 1, 12);
+    story.says(RunFact::RunEnded { verdict: Verdict::Passed });
+    (title(&story.model), standing(&story.model).1)
+}
+
+#[test]
+fn what_passed_at_a_later_attempt_is_not_plainly_passed() {
+    let mut story = Story::is_red();
+    story.says(RunFact::RerunStarted { only: vec![task("TestUnit.models"), task("TestWeb.login")] });
+    story.passes("TestUnit.models", 2, 11);
+    story.passes("TestWeb.login", 1, 12);
+    story.says(RunFact::RunEnded { verdict: Verdict::Passed });
+    let html = story.html();
+    for part in [
+        "class=\"verdict passed qualified\"",
+        "<span role=\"status\">passed on attempt 2</span>",
+        "passed, 1 at a later attempt",
+        "<li class=\"task passed qualified\">",
+        "<span class=\"word\">passed on attempt 2</span>",
+    ] {
+        assert!(html.contains(part), "no {part} in {html}");
+    }
+    assert_eq!(html.matches("<li class=\"task passed\">").count(), 2);
 }

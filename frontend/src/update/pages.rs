@@ -1,6 +1,6 @@
 //! Coming to a page, and what people do there.
 
-use common::{Phase, Problem};
+use common::{Phase, Problem, TaskId};
 
 use crate::model::{
     Asked, Filter, History, Live, Model, Page, Remote, RunPage, RunsPage, Session, TaskPane, shown,
@@ -104,10 +104,10 @@ pub(super) fn update_runs(page: &mut RunsPage, msg: Msg) -> Vec<Effect> {
             }
             Remote::Loaded(_) | Remote::Loading | Remote::Failed(_) => {}
         },
-        Msg::WantRun if !page.starting => {
+        Msg::WantRun { only } if !page.starting => {
             page.starting = true;
             page.refused = None;
-            return vec![Effect::StartRun];
+            return vec![Effect::StartRun { only }];
         }
         Msg::RunStarted(Err(problem)) => {
             page.starting = false;
@@ -135,8 +135,8 @@ fn got_runs(page: &mut RunsPage, older: bool, answer: Result<common::Page, Probl
 
 pub(super) fn update_run(page: &mut RunPage, msg: Msg) -> Vec<Effect> {
     match msg {
-        Msg::WantCancel => return ask(page, Asked::Cancel),
-        Msg::WantRerun => return ask(page, Asked::Rerun),
+        Msg::WantCancel => return cancel(page),
+        Msg::WantRerun { only } => return rerun(page, only),
         Msg::Answered(answer) => {
             let asked = page.asked.take();
             page.refused = answer.err();
@@ -158,21 +158,28 @@ pub(super) fn update_run(page: &mut RunPage, msg: Msg) -> Vec<Effect> {
     vec![]
 }
 
-fn ask(page: &mut RunPage, asked: Asked) -> Vec<Effect> {
+fn cancel(page: &mut RunPage) -> Vec<Effect> {
     let Remote::Loaded(state) = &page.state else { return vec![Effect::Still] };
-    let possible = match asked {
-        Asked::Cancel => state.phase == Phase::Running && !state.cancel_asked,
-        Asked::Rerun => matches!(state.phase, Phase::Ended(_)) && !state.not_passed().is_empty(),
-    };
-    if !possible || page.asked.is_some() {
+    let possible = state.phase == Phase::Running && !state.cancel_asked;
+    let effect = Effect::Cancel(page.run);
+    if possible { ask(page, Asked::Cancel, effect) } else { vec![Effect::Still] }
+}
+
+fn rerun(page: &mut RunPage, only: Option<TaskId>) -> Vec<Effect> {
+    let Remote::Loaded(state) = &page.state else { return vec![Effect::Still] };
+    let possible = state.to_run_again(only.as_ref().map(std::slice::from_ref)).is_ok();
+    let effect = Effect::Rerun { run: page.run, only };
+    if possible { ask(page, Asked::Rerun, effect) } else { vec![Effect::Still] }
+}
+
+/// One thing at a time.
+fn ask(page: &mut RunPage, asked: Asked, effect: Effect) -> Vec<Effect> {
+    if page.asked.is_some() {
         return vec![Effect::Still];
     }
     page.asked = Some(asked);
     page.refused = None;
-    vec![match asked {
-        Asked::Cancel => Effect::Cancel(page.run),
-        Asked::Rerun => Effect::Rerun(page.run),
-    }]
+    vec![effect]
 }
 
 pub(super) fn move_cursor(model: &mut Model, by: isize) -> Vec<Effect> {

@@ -63,8 +63,9 @@ fn view_group(props: &GroupsProps, group: &Group<'_>) -> Html {
 fn view_task(props: &GroupsProps, task: &TaskRun, of_any_stage: bool) -> Html {
     let url = Route::Task { run: props.state.number, task: task.id.clone(), attempt: None }.url();
     let open = props.open.as_ref() == Some(&task.id);
+    let qualified = parts::qualified(task.state.word(), &task_words(task));
     html! {
-        <li key={task.id.to_string()} class={classes!("task", task.state.word())}>
+        <li key={task.id.to_string()} class={classes!("task", task.state.word(), qualified)}>
             <a href={url} id={task_element(&task.id)} title={task_words(task)} aria-current={open.then_some("true")}>
                 { parts::mark() }
                 <span class="name">

@@ -57,7 +57,7 @@ fn view_run(model: &Model, run: &RunSummary) -> Html {
     let until_ms = run.ended_at_ms.unwrap_or(model.now_ms);
     let not_all = run.tasks_passed < run.tasks && run.verdict.is_some_and(|v| v.outcome() != Outcome::Passed);
     html! {
-        <li key={run.run.0} class={classes!("run", word)}>
+        <li key={run.run.0} class={classes!("run", word, parts::qualified(word, &run.headline))}>
             <a href={Route::Run(run.run).url()} id={run_element(run.run)}>
                 { parts::mark() }
                 <span class="number">{ format!("{}", run.run) }</span>

@@ -15,6 +15,11 @@ pub(crate) fn mark() -> Html {
     html! { <span class="mark" aria-hidden="true" /> }
 }
 
+/// The class of what has passed, but not plainly: at a later attempt, or only a part. Its mark is hollow.
+pub(crate) fn qualified(word: &str, words: &str) -> Option<&'static str> {
+    (word == "passed" && words != "passed").then_some("qualified")
+}
+
 /// What went wrong, where, and what to do.
 pub(crate) fn problem(problem: &Problem) -> Html {
     view_problem(problem, None)

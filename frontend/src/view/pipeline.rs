@@ -1,6 +1,6 @@
 //! The pipeline as the pipedef declares it now, and the button that runs it.
 
-use common::Pipeline;
+use common::{Pipeline, TaskId};
 use yew::prelude::*;
 
 use super::parts;
@@ -10,7 +10,7 @@ use crate::update::Msg;
 pub(crate) fn view(page: &RunsPage, send: &Callback<Msg>) -> Html {
     let (class, body) = match &page.pipeline {
         Remote::Loading => (None, html! { <p class="waiting">{ "Reading the pipedef…" }</p> }),
-        Remote::Loaded(pipeline) => (None, view_stages(pipeline)),
+        Remote::Loaded(pipeline) => (None, view_stages(page, pipeline, send)),
         Remote::Failed(problem) => (
             Some("failed"),
             html! {
@@ -27,7 +27,7 @@ pub(crate) fn view(page: &RunsPage, send: &Callback<Msg>) -> Html {
             <div class="pipeline-head">
                 <h1 id="pipeline">{ "Pipeline" }</h1>
                 { view_extent(page) }
-                <button class="primary" disabled={page.starting} onclick={parts::on(send, Msg::WantRun)}>
+                <button class="primary" disabled={page.starting} onclick={parts::on(send, Msg::WantRun { only: None })}>
                     { if page.starting { "Starting…" } else { "Run" } }<kbd>{ "r" }</kbd>
                 </button>
             </div>
@@ -49,14 +49,28 @@ fn view_extent(page: &RunsPage) -> Html {
 /// More names than these are told by their number.
 const NAMES_SHOWN: usize = 12;
 
-fn view_stages(pipeline: &Pipeline) -> Html {
+fn view_stages(page: &RunsPage, pipeline: &Pipeline, send: &Callback<Msg>) -> Html {
+    let run = |only: Vec<TaskId>| parts::on(send, Msg::WantRun { only: Some(only) });
     let stages = pipeline.stages.iter().map(|stage| {
-        let names: Vec<&str> = stage.tasks.iter().map(|task| task.name.as_str()).collect();
-        let more = names.len().saturating_sub(NAMES_SHOWN);
-        let names = names.iter().take(NAMES_SHOWN).map(|name| html! { <li>{ *name }</li> });
+        let ids: Vec<TaskId> = stage.tasks.iter().map(|task| TaskId::new(&stage.name, &task.name)).collect();
+        let more = ids.len().saturating_sub(NAMES_SHOWN);
+        let names = ids.iter().take(NAMES_SHOWN).map(|id| {
+            html! {
+                <li>
+                    <button class="quiet" disabled={page.starting} onclick={run(vec![id.clone()])}
+                        title={format!("run {id} alone")}>{ &id.task }</button>
+                </li>
+            }
+        });
         html! {
             <li class="stage">
-                <h2>{ &stage.name }</h2>
+                <h2>
+                    { &stage.name }
+                    if pipeline.stages.len() > 1 {
+                        <button class="quiet" disabled={page.starting} onclick={run(ids.clone())}
+                            title="run this stage alone">{ "Run stage" }</button>
+                    }
+                </h2>
                 <p class="extent">
                     { parts::count(stage.tasks.len(), "task") }
                     if stage.always {

@@ -1,6 +1,6 @@
 //! One run: how it stands, its first failure, its tasks, and beside them the output of one.
 
-use common::{Phase, RunState, duration, headline, task_words};
+use common::{Phase, RunState, duration, headline, passed_again, task_words};
 use yew::prelude::*;
 
 use super::{log, parts, task, tasks};
@@ -58,9 +58,10 @@ fn word(state: &RunState) -> &'static str {
 fn view_verdict(model: &Model, page: &RunPage, state: &RunState, send: &Callback<Msg>) -> Html {
     let until_ms = state.ended_at_ms.unwrap_or(model.now_ms);
     let took = duration(until_ms.saturating_sub(began_at_ms(state)));
-    let times = state.tasks().map(|task| task.attempts.len()).max().unwrap_or(0);
+    let times = state.latest_attempt();
+    let qualified = parts::qualified(word(state), &headline(state));
     html! {
-        <section class={classes!("verdict", word(state))} aria-label="verdict">
+        <section class={classes!("verdict", word(state), qualified)} aria-label="verdict">
             { parts::mark() }
             <div class="words">
                 <h1>
@@ -86,7 +87,7 @@ fn view_verdict(model: &Model, page: &RunPage, state: &RunState, send: &Callback
 /// When what is running now, or ran last, began: a re-run does not count the rest between.
 fn began_at_ms(state: &RunState) -> u64 {
     let again = state.tasks().filter_map(|task| task.attempts.last()).filter(|attempt| attempt.number > 1);
-    let last = state.tasks().map(|task| task.attempts.len()).max().unwrap_or(0) as u32;
+    let last = state.latest_attempt();
     again
         .filter(|attempt| attempt.number == last)
         .map(|a| a.started_at_ms)
@@ -114,7 +115,7 @@ fn view_actions(page: &RunPage, state: &RunState, send: &Callback<Msg>) -> Html 
             };
             html! {
                 if again > 0 {
-                    <button class="primary" disabled={asked} onclick={parts::on(send, Msg::WantRerun)}
+                    <button class="primary" disabled={asked} onclick={parts::on(send, Msg::WantRerun { only: None })}
                         title="new attempts of what did not pass">
                         { words }<kbd>{ "r" }</kbd>
                     </button>
@@ -135,9 +136,14 @@ fn view_bar(state: &RunState) -> Html {
     let parts_of_bar = counts.iter().map(|(word, count)| {
         html! { <span class={classes!("part", *word)} style={format!("flex-grow:{count}")} /> }
     });
+    let again = passed_again(state);
     let words = counts.iter().map(|(word, count)| {
         let count = parts::grouped(*count as u64);
-        html! { <li class={*word}>{ parts::mark() }<b>{ count }</b>{ word.replace('_', " ") }</li> }
+        let words = match *word {
+            "passed" if again > 0 => format!("passed, {} at a later attempt", parts::grouped(again as u64)),
+            word => word.replace('_', " "),
+        };
+        html! { <li class={*word}>{ parts::mark() }<b>{ count }</b>{ words }</li> }
     });
     html! {
         <>

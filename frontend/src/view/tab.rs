@@ -2,6 +2,7 @@
 
 use common::{Phase, headline};
 
+use super::parts;
 use crate::model::{Model, Page, Remote, Session};
 
 pub(crate) fn title(model: &Model) -> String {
@@ -31,7 +32,11 @@ pub(crate) fn standing(model: &Model) -> (&'static str, &'static str) {
         },
         Some(Phase::Unborn) | None => "pending",
     };
-    (word, icon(word))
+    let words = model.run_state().map(headline).unwrap_or_default();
+    match parts::qualified(word, &words) {
+        Some(_) => (word, QUALIFIED_ICON),
+        None => (word, icon(word)),
+    }
 }
 
 fn sign(word: &str) -> &'static str {
@@ -57,6 +62,13 @@ macro_rules! icon {
         )
     };
 }
+
+/// Passed, but not plainly: a ring where a disc is.
+const QUALIFIED_ICON: &str = concat!(
+    "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'%3E",
+    "%3Ccircle cx='8' cy='8' r='7' fill='white' stroke='%231f9d4d' stroke-width='2'/%3E",
+    "%3Cpath d='M4.5 8.5 7 11l4.5-5.5' fill='none' stroke='%231f9d4d' stroke-width='2' stroke-linecap='round' stroke-linejoin='round'/%3E%3C/svg%3E"
+);
 
 fn icon(word: &str) -> &'static str {
     match word {

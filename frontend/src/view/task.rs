@@ -26,14 +26,23 @@ pub(crate) fn view(
     };
     let number = pane.of.as_ref().map(|of| of.attempt as usize);
     let attempt = number.and_then(|number| task.attempts.get(number - 1));
+    let qualified = parts::qualified(task.state.word(), &task_words(task));
+    let again = state.to_run_again(Some(std::slice::from_ref(&task.id))).is_ok();
     html! {
-        <section class={classes!("output", task.state.word())} aria-label={format!("task {}", task.id)}>
+        <section class={classes!("output", task.state.word(), qualified)} aria-label={format!("task {}", task.id)}>
             <header>
                 { parts::mark() }
                 <h2>{ task.id.to_string() }</h2>
                 <span class="word">{ task_words(task) }</span>
                 <span class="took">{ parts::elapsed(task, model.now_ms) }</span>
                 { view_attempts(page, task, attempt) }
+                if again {
+                    <button class="again" disabled={page.asked.is_some()}
+                        onclick={parts::on(send, Msg::WantRerun { only: Some(task.id.clone()) })}
+                        title="a new attempt of this task, and of what was skipped because of it">
+                        { "Re-run this task" }
+                    </button>
+                }
                 <a class="button quiet close" href={close} aria-label="close the task">{ "×" }</a>
             </header>
             { view_attempt(model, task, pane, attempt, send) }

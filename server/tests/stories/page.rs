@@ -238,3 +238,72 @@ async fn the_page_heals_when_the_boss_is_back() {
     browser.sees("section.verdict.passed").await;
     browser.close().await;
 }
+
+const FLAKY: &str = r#"
+import os
+mended = os.path.exists(os.path.join(os.path.dirname(os.path.dirname(__file__)), "mended"))
+
+class Unit(Stage):
+    def task_flaky(self):
+        run(WORKER, IMAGE, "print second" if mended else "print first; exit 1")
+
+    def task_broken(self):
+        run(WORKER, IMAGE, "print fine" if mended else "exit 2")
+
+    def task_good(self):
+        run(WORKER, IMAGE, "print fine")
+
+class Later(Stage):
+    def task_last(self):
+        run(WORKER, IMAGE, "print last")
+"#;
+
+/// Wherever a run that needed a second attempt, or that was of a part, is shown, it is not shown as plainly passed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_attempt_and_a_part_say_so_wherever_they_are_shown() {
+    let ci = Ci::with(FLAKY).await;
+    let browser = Browser::at(&ci).await;
+    browser.click("button.primary").await;
+    browser.sees("section.verdict.failed").await;
+    std::fs::write(ci.folder.path().join("project/mended"), "").unwrap();
+
+    // One task alone, from where its output is; the earlier attempt stays a click away.
+    browser.client.goto(&format!("{}/runs/1/Unit.flaky", ci.boss.base)).await.unwrap();
+    browser.reads(".log", "first").await;
+    browser.click(".output .again").await;
+    browser.reads(".output > header", "passed on attempt 2").await;
+    browser.reads(".log", "second").await;
+    browser.reads("section.verdict", "failed").await;
+    browser.click(".attempts a").await;
+    browser.reads(".log", "first").await;
+
+    // Then the rest.
+    browser.reads(".verdict .actions", "Re-run 2 tasks").await;
+    browser.click(".verdict .actions button").await;
+    browser.sees("section.verdict.passed.qualified").await;
+    browser.reads("section.verdict h1", "passed on attempt 2").await;
+    browser.reads(".counts", "passed, 2 at a later attempt").await;
+    assert_eq!(browser.client.title().await.unwrap(), "✓ run 1 passed on attempt 2 · bettertest");
+    browser.client.goto(&format!("{}/runs/1", ci.boss.base)).await.unwrap();
+    browser.sees(".task.passed.qualified").await;
+    assert_eq!(browser.number("return document.querySelectorAll('.task.qualified').length").await, 2.0);
+
+    // A stage alone, and a task alone.
+    browser.client.goto(&ci.boss.base).await.unwrap();
+    browser.reads(".runs .run.qualified", "passed on attempt 2").await;
+    browser.click(".pipeline .stage h2 button").await;
+    browser.reads("section.verdict h1", "passed (3 of 4 tasks)").await;
+    browser.client.goto(&ci.boss.base).await.unwrap();
+    browser.click(".pipeline .names button").await;
+    browser.reads("section.verdict h1", "passed (1 of 4 tasks)").await;
+    assert_eq!(browser.client.title().await.unwrap(), "✓ run 3 passed (1 of 4 tasks) · bettertest");
+    browser.client.goto(&ci.boss.base).await.unwrap();
+    for words in ["passed (1 of 4 tasks)", "passed (3 of 4 tasks)", "passed on attempt 2"] {
+        browser.reads(".runs", words).await;
+    }
+    assert_eq!(
+        browser.number("return document.querySelectorAll('.runs .run:not(.qualified)').length").await,
+        0.0
+    );
+    browser.close().await;
+}
