@@ -311,3 +311,45 @@ async fn two_bosses_on_one_worker_come_to_what_the_model_says() {
     }
     nothing_runs(&one).await;
 }
+
+/// Once the first thread has decided, the task is over, and the boss cancels what still runs. A replay that is told
+/// of that cancel takes another way, and would be green: the other step can only err, the task only raise.
+#[tokio::test]
+async fn what_is_cancelled_because_the_task_is_over_is_told_to_no_replay() {
+    let mut ci = Ci::with(
+        r#"
+import time
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from bettertest import BettertestError
+
+def tried(command):
+    try:
+        run(WORKER, IMAGE, command)
+    except BettertestError:
+        pass
+
+def quick():
+    tried("print quick")
+    time.sleep(1)
+
+class S(Stage):
+    def task_t(self):
+        pool = ThreadPoolExecutor(8)
+        stubborn = pool.submit(tried, "trap '' TERM; print stubborn; sleep 600; engine-error")
+        doomed = pool.submit(tried, "print doomed; sleep 600; engine-error")
+        first = pool.submit(quick)
+        if first in wait([first, doomed], return_when=FIRST_COMPLETED).done:
+            raise ValueError("the quick one was first, as it always is")
+"#,
+    )
+    .await;
+    let run = ci.start().await;
+    let cancelled = |fact: &common::RunFact| {
+        matches!(fact, common::RunFact::Step { said: StepEvent::Cancelled { .. }, .. })
+    };
+    ci.follow(run, |_, fact| cancelled(fact)).await;
+    ci.kill_boss();
+    let told = ci.follow(run, |_, _| false).await;
+    assert_eq!(told.summary(), "failed: raised\nS.t failed: raised");
+    nothing_runs(&ci).await;
+}
