@@ -35,6 +35,9 @@ pub(crate) const ORPHAN: Duration = Duration::from_secs(8 * 24 * 3600);
 /// A request that was given up may still arrive for so long, at a worker that was stopped for instance.
 pub(crate) const ON_ITS_WAY: Duration = Duration::from_secs(60);
 
+/// A store that takes nothing, on a full disk for instance, is tried again this often.
+pub(crate) const STORE_AGAIN: Duration = Duration::from_secs(5);
+
 // What follows is the worker's.
 
 /// A queued step that got no slot for so long is given up.

@@ -16,8 +16,9 @@ use std::collections::VecDeque;
 use tokio_util::sync::CancellationToken;
 
 use super::output::OutputId;
-use super::runs::{Runs, RunsError};
+use super::runs::{LogError, Runs, RunsError};
 use super::sessions::{self, Sessions};
+use super::store::StoreError;
 use super::{serve_output, ui};
 use crate::error::Refusal;
 use crate::{http, limits};
@@ -67,10 +68,22 @@ impl From<RunsError> for Refusal {
                 "ask again when it is back",
             ),
             RunsError::NoSuchRun(run) => no_such_run(&run.to_string()),
+            RunsError::Store(StoreError::Failed(error)) => not_recorded(&error.to_string()),
             RunsError::Store(error) => Refusal::internal(&error.into()),
-            RunsError::Log(error) => Refusal::internal(&error.into()),
+            RunsError::Log(error @ (LogError::Store(_) | LogError::BrokenOff)) => {
+                not_recorded(&error.to_string())
+            }
+            RunsError::Log(error @ LogError::Illegal(_)) => Refusal::internal(&error.into()),
         }
     }
+}
+
+fn not_recorded(why: &str) -> Refusal {
+    Refusal::new(
+        StatusCode::SERVICE_UNAVAILABLE,
+        format!("it cannot be recorded now: {why}"),
+        "is the disk of the boss's data directory full? Runs go on by themselves when it is not",
+    )
 }
 
 fn no_such_run(run: &str) -> Refusal {

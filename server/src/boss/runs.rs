@@ -28,8 +28,9 @@ use super::store::{Orphan, Store, StoreError, StoredCode};
 use super::worker_client::WorkerClient;
 use super::workers::Workers;
 use crate::limits;
+use log::Log;
+pub(crate) use log::LogError;
 pub(crate) use log::now_ms;
-use log::{Log, LogError};
 
 /// How many Python processes execute tasks at once. More tasks than that wait their turn.
 const TASKS_AT_ONCE: usize = 64;
@@ -246,6 +247,7 @@ impl Runs {
 
     /// Goes on with every run that an earlier process has left unended. One that cannot go on is ended.
     pub(crate) async fn resume(&self) -> Result<(), RunsError> {
+        self.all.store.keep_reserve().await;
         self.all.end_orphans().await?;
         for (number, _) in self.unended().await? {
             if let Err(error) = self.all.resume(number).await {
@@ -431,20 +433,51 @@ impl All {
                 let run = run.clone();
                 async move { run.drive().await }
             });
-            let broken = match driven.await {
-                Ok(Ok(())) => None,
-                Ok(Err(error)) => Some(error.to_string()),
-                Err(panicked) => Some(panicked.to_string()),
-            };
-            if let Some(error) = broken {
-                tracing::error!(run.id = number.0, "run {number} cannot go on: {error}");
-                // Where not even this can be written, the next start does it.
-                if let Err(error) = self.end_abandoned(number, Reason::Internal).await {
-                    tracing::error!(run.id = number.0, "run {number} cannot be ended: {error}");
-                }
+            match driven.await {
+                Ok(Ok(())) => self.store.keep_reserve().await,
+                Ok(Err(LogError::Store(_) | LogError::BrokenOff)) => return self.drive_again(run).await,
+                Ok(Err(error @ LogError::Illegal(_))) => self.give_up(number, &error.to_string()).await,
+                Err(panicked) => self.give_up(number, &panicked.to_string()).await,
             }
             self.leave(&run);
         });
+    }
+
+    /// Goes on with a run as after a restart, once what happens can be recorded again: on a disk that was full, for
+    /// instance.
+    async fn drive_again(self: Arc<All>, broken_off: Arc<Run>) {
+        let number = broken_off.number;
+        tracing::error!(run.id = number.0, "run {number} waits until its log can be written again");
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(limits::STORE_AGAIN) => {}
+                // The next boss goes on with it.
+                () = self.closing.cancelled() => return self.leave(&broken_off),
+                () = self.frozen.cancelled() => return,
+            }
+            if let Err(error) = self.store.check(number).await {
+                tracing::debug!(run.id = number.0, "the store does not take anything yet: {error}");
+                continue;
+            }
+            // Among the living until then: to its readers it has not ended.
+            self.leave(&broken_off);
+            match self.resume(number).await {
+                Ok(()) => return,
+                Err(error) => {
+                    tracing::error!(run.id = number.0, "run {number} cannot go on yet: {error}");
+                    self.enter(&broken_off);
+                }
+            }
+        }
+    }
+
+    /// Ends a run that cannot go on for a reason that time does not mend.
+    async fn give_up(self: &Arc<All>, number: RunNumber, why: &str) {
+        tracing::error!(run.id = number.0, "run {number} cannot go on: {why}");
+        // Where not even this can be written, the next start does it.
+        if let Err(error) = self.end_abandoned(number, Reason::Internal).await {
+            tracing::error!(run.id = number.0, "run {number} cannot be ended: {error}");
+        }
     }
 
     async fn end_abandoned(self: &Arc<All>, number: RunNumber, reason: Reason) -> Result<(), RunsError> {

@@ -14,6 +14,9 @@ const STEPS: &[&str] = &[include_str!("store/0001_runs.sql"), include_str!("stor
 /// Before this version, SQLite's write-ahead log could be reset under a writer and lose a commit.
 const OLDEST_SQLITE: i32 = 3_051_003;
 
+/// Enough for the ends of thousands of tasks.
+const RESERVE_BYTES: i64 = 16 * 1024 * 1024;
+
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StoreError {
     #[error("{path} was written by a newer bettertest (schema {found}, this one knows {known})")]
@@ -53,6 +56,8 @@ pub(crate) struct StoredCode {
 #[derive(Clone)]
 pub(crate) struct Store {
     connection: Arc<Mutex<Connection>>,
+    /// Space on the disk that is given up when there is no other, so that what happened can still be recorded.
+    reserve: PathBuf,
 }
 
 impl Store {
@@ -74,7 +79,25 @@ impl Store {
         if found < STEPS.len() {
             migrate(&mut connection, path)?;
         }
-        Ok(Store { connection: Arc::new(Mutex::new(connection)) })
+        Ok(Store { connection: Arc::new(Mutex::new(connection)), reserve: beside(path, ".reserve") })
+    }
+
+    /// Sets space aside for a full disk, where there is enough of it now.
+    pub(crate) async fn keep_reserve(&self) {
+        let reserve = self.reserve.clone();
+        let kept = tokio::task::spawn_blocking(move || keep_reserve(&reserve)).await;
+        if let Ok(Err(error)) = kept {
+            tracing::warn!("no space can be set aside for when the disk is full: {error}");
+        }
+    }
+
+    /// Can anything be recorded? Writes what stands there already.
+    pub(crate) async fn check(&self, run: RunNumber) -> Result<(), StoreError> {
+        self.with(move |connection| {
+            connection.execute("UPDATE run SET key = key WHERE number = ?1", params![run.0])?;
+            Ok(())
+        })
+        .await
     }
 
     async fn with<T: Send + 'static>(
@@ -130,17 +153,13 @@ impl Store {
         event: RunEvent,
         summary: Option<RunSummary>,
     ) -> Result<(), StoreError> {
-        self.with(move |connection| {
-            let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-            insert_event(&transaction, run, &event)?;
-            if let Some(summary) = summary {
-                let update = "UPDATE run SET state = ?2, summary = ?3,
-                     changed = (SELECT max(changed) + 1 FROM run) WHERE number = ?1";
-                transaction
-                    .execute(update, params![run.0, summary.state, serde_json::to_string(&summary)?])?;
+        let reserve = self.reserve.clone();
+        self.with(move |connection| match append_now(connection, run, &event, summary.as_ref()) {
+            Err(StoreError::Failed(error)) if is_full(&error) && std::fs::remove_file(&reserve).is_ok() => {
+                tracing::warn!("the disk is full: the space that was set aside for this is used");
+                append_now(connection, run, &event, summary.as_ref())
             }
-            transaction.commit()?;
-            Ok(())
+            appended => appended,
         })
         .await
     }
@@ -345,12 +364,7 @@ fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
 /// `runs.sqlite` of schema 1 is copied to `runs.sqlite.1`. A copy that is there was left by a crash in mid-copy, or
 /// is of this same store: nothing is written to a store between its copy and its migration.
 fn copy(path: &Path, version: usize) -> Result<(), StoreError> {
-    let suffixed = |suffix: String| {
-        let mut name = path.as_os_str().to_owned();
-        name.push(suffix);
-        PathBuf::from(name)
-    };
-    let (to, draft) = (suffixed(format!(".{version}")), suffixed(format!(".{version}.draft")));
+    let (to, draft) = (beside(path, &format!(".{version}")), beside(path, &format!(".{version}.draft")));
     let not_copied = |source: std::io::Error| StoreError::NotCopied { path: to.clone(), source };
     match std::fs::remove_file(&draft) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(not_copied(error)),
@@ -362,6 +376,54 @@ fn copy(path: &Path, version: usize) -> Result<(), StoreError> {
     Connection::open(path)?.execute("VACUUM INTO ?1", params![draft_name])?;
     let synced = std::fs::File::open(&draft).and_then(|file| file.sync_all());
     synced.and_then(|()| std::fs::rename(&draft, &to)).map_err(not_copied)
+}
+
+fn append_now(
+    connection: &mut Connection,
+    run: RunNumber,
+    event: &RunEvent,
+    summary: Option<&RunSummary>,
+) -> Result<(), StoreError> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    insert_event(&transaction, run, event)?;
+    if let Some(summary) = summary {
+        let update = "UPDATE run SET state = ?2, summary = ?3,
+             changed = (SELECT max(changed) + 1 FROM run) WHERE number = ?1";
+        transaction.execute(update, params![run.0, summary.state, serde_json::to_string(summary)?])?;
+    }
+    Ok(transaction.commit()?)
+}
+
+fn is_full(error: &rusqlite::Error) -> bool {
+    // Where a page of the log cannot be written, SQLite says so in one of these two ways.
+    matches!(
+        error.sqlite_error_code(),
+        Some(rusqlite::ErrorCode::DiskFull | rusqlite::ErrorCode::SystemIoFailure)
+    )
+}
+
+/// Real blocks, not a hole: only those are there when they are needed.
+fn keep_reserve(path: &Path) -> std::io::Result<()> {
+    if path.exists() {
+        return Ok(());
+    }
+    let draft = beside(path, ".draft");
+    let file = std::fs::File::create(&draft)?;
+    let made = nix::fcntl::fallocate(&file, nix::fcntl::FallocateFlags::empty(), 0, RESERVE_BYTES)
+        .map_err(std::io::Error::from)
+        .and_then(|()| std::fs::rename(&draft, path));
+    if made.is_err() {
+        // Half of it would only be in the way.
+        drop(std::fs::remove_file(&draft));
+    }
+    made
+}
+
+/// A file of the same name, and this behind it.
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
 }
 
 fn insert_event(connection: &Connection, run: RunNumber, event: &RunEvent) -> Result<(), StoreError> {

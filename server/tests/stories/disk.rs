@@ -17,13 +17,13 @@ const IMAGE: &str = "bettertest-test:1";
 const SIZE_BYTES: u64 = 160 << 20;
 
 /// A small ext4, mounted for as long as the test lives. Dropped after the worker that uses it.
-struct SmallDisk {
-    folder: PathBuf,
+pub(crate) struct SmallDisk {
+    pub(crate) folder: PathBuf,
     image: tempfile::NamedTempFile,
 }
 
 impl SmallDisk {
-    fn new(at: &Path) -> SmallDisk {
+    pub(crate) fn new(at: &Path) -> SmallDisk {
         let image = tempfile::NamedTempFile::new().unwrap();
         image.as_file().set_len(SIZE_BYTES).unwrap();
         let (folder, file) = (at.join("disk"), image.path().to_str().unwrap());
@@ -39,7 +39,7 @@ impl SmallDisk {
     }
 
     /// Until no more than this is free. At 0, to the last byte.
-    fn fill(&self, leave_bytes: u64) {
+    pub(crate) fn fill(&self, leave_bytes: u64) {
         let filler = File::options().create(true).append(true).open(self.folder.join("filler")).unwrap();
         let mut piece = 64 << 20;
         while piece >= 4096 {
@@ -51,7 +51,7 @@ impl SmallDisk {
         }
     }
 
-    fn empty(&self) {
+    pub(crate) fn empty(&self) {
         drop(std::fs::remove_file(self.folder.join("filler")));
     }
 }

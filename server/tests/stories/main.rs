@@ -5,6 +5,7 @@ mod access;
 mod bad_input;
 mod bad_pipedefs;
 mod boss_dies;
+mod boss_disk;
 mod ci;
 mod command;
 mod disk;

@@ -79,20 +79,16 @@ impl Run {
                     Err(LogError::Illegal(_)) if run.pending_and_cancelled(&task).await => {
                         run.skip(vec![task], SkipReason::Cancelled).await
                     }
-                    Err(error) => {
-                        // The log cannot be written: nothing that still runs can be recorded, so it is ended.
-                        run.cancel.cancel();
-                        Err(error)
-                    }
+                    Err(error) => Err(error),
                 }
             });
         }
-        let mut first_error = Ok(());
         while let Some(joined) = attempts.join_next().await {
-            let ended = joined.unwrap_or_else(|panicked| std::panic::resume_unwind(panicked.into_panic()));
-            first_error = first_error.and(ended);
+            // Where the log cannot be written, the others are dropped as they are, without a word to their workers:
+            // who goes on with this run finds their steps.
+            joined.unwrap_or_else(|panicked| std::panic::resume_unwind(panicked.into_panic()))?;
         }
-        first_error
+        Ok(())
     }
 
     async fn is_pending(&self, task: &TaskId) -> bool {
