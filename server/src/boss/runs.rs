@@ -5,14 +5,15 @@ mod attempt;
 mod clock;
 mod drive;
 mod log;
+mod orphans;
 mod replay;
+mod resume;
 mod step;
 
 use common::{
     Page, Phase, Pipeline, Problem, Reason, RunEvent, RunFact, RunKey, RunNumber, RunState, RunSummary, Seq,
-    SkipReason, StepId, StepState, TaskId, TaskState, Verdict,
+    SkipReason, TaskId,
 };
-use reqwest::StatusCode;
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
@@ -22,15 +23,15 @@ use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::output::{Output, OutputId, Outputs, Stored};
-use super::pipedef::{ANY_PYTHON, Code, Python};
-use super::store::{Orphan, Store, StoreError, StoredCode};
+use super::output::{Output, Outputs, Stored};
+use super::pipedef::{Code, Python};
+use super::store::{Store, StoreError, StoredCode};
 use super::worker_client::WorkerClient;
 use super::workers::Workers;
-use crate::limits;
 use log::Log;
 pub(crate) use log::LogError;
 pub(crate) use log::now_ms;
+use resume::{code_of, pins_of};
 
 /// How many Python processes execute tasks at once. More tasks than that wait their turn.
 const TASKS_AT_ONCE: usize = 64;
@@ -370,44 +371,6 @@ impl All {
         Ok(number)
     }
 
-    /// Goes on with a run where its log ends.
-    async fn resume(self: &Arc<All>, number: RunNumber) -> Result<(), RunsError> {
-        let state = self.replay(number).await?;
-        let code = code_of(self.store.pipedef(number).await?);
-        let cancel = self.closing.child_token();
-        if state.cancel_asked {
-            cancel.cancel();
-        }
-        let run = Arc::new(Run {
-            all: self.clone(),
-            number,
-            key: state
-                .key
-                .clone()
-                .ok_or_else(|| StoreError::Contradicts(format!("run {number} never began")))?,
-            code,
-            pins: Mutex::new(pins_of(&state)),
-            reopened: Mutex::new(self.reopen(&state)),
-            log: Log::new(self.store.clone(), state, self.changes.clone(), self.frozen.clone()),
-            cancel,
-        });
-        tracing::info!(run.id = number.0, "run {number} goes on");
-        self.enter(&run);
-        self.clone().drive(run);
-        Ok(())
-    }
-
-    /// All at once, before anybody can ask for them: an output that nobody writes would read as ended.
-    fn reopen(&self, state: &RunState) -> HashMap<TaskId, std::io::Result<(Output, Stored)>> {
-        let running = state.tasks().enumerate().filter(|(_, task)| task.state == TaskState::Running);
-        let reopened = running.filter_map(|(place, task)| {
-            let attempt = task.attempts.last()?.number;
-            let id = OutputId { run: state.number, task: place, attempt };
-            Some((task.id.clone(), self.outputs.resume(id)))
-        });
-        reopened.collect()
-    }
-
     /// Puts a run among the living, unless it is there already.
     fn enter(&self, run: &Arc<Run>) -> bool {
         let mut live = self.live.lock().expect("no panic under this lock");
@@ -441,138 +404,6 @@ impl All {
             }
             self.leave(&run);
         });
-    }
-
-    /// Goes on with a run as after a restart, once what happens can be recorded again: on a disk that was full, for
-    /// instance.
-    async fn drive_again(self: Arc<All>, broken_off: Arc<Run>) {
-        let number = broken_off.number;
-        tracing::error!(run.id = number.0, "run {number} waits until its log can be written again");
-        loop {
-            tokio::select! {
-                () = tokio::time::sleep(limits::STORE_AGAIN) => {}
-                // The next boss goes on with it.
-                () = self.closing.cancelled() => return self.leave(&broken_off),
-                () = self.frozen.cancelled() => return,
-            }
-            if let Err(error) = self.store.check(number).await {
-                tracing::debug!(run.id = number.0, "the store does not take anything yet: {error}");
-                continue;
-            }
-            // Among the living until then: to its readers it has not ended.
-            self.leave(&broken_off);
-            match self.resume(number).await {
-                Ok(()) => return,
-                Err(error) => {
-                    tracing::error!(run.id = number.0, "run {number} cannot go on yet: {error}");
-                    self.enter(&broken_off);
-                }
-            }
-        }
-    }
-
-    /// Ends a run that cannot go on for a reason that time does not mend.
-    async fn give_up(self: &Arc<All>, number: RunNumber, why: &str) {
-        tracing::error!(run.id = number.0, "run {number} cannot go on: {why}");
-        // Where not even this can be written, the next start does it.
-        if let Err(error) = self.end_abandoned(number, Reason::Internal).await {
-            tracing::error!(run.id = number.0, "run {number} cannot be ended: {error}");
-        }
-    }
-
-    async fn end_abandoned(self: &Arc<All>, number: RunNumber, reason: Reason) -> Result<(), RunsError> {
-        let state = self.replay(number).await?;
-        if matches!(state.phase, Phase::Ended(_)) {
-            return Ok(());
-        }
-        self.cancel_unended(&state).await?;
-        let log = Log::new(self.store.clone(), state.clone(), self.changes.clone(), self.frozen.clone());
-        for task in state.tasks() {
-            let id = task.id.clone();
-            let fact = match (task.state, task.attempts.last()) {
-                (TaskState::Running, Some(attempt)) => RunFact::TaskEnded {
-                    task: id,
-                    attempt: attempt.number,
-                    verdict: Verdict::Not(reason),
-                    took_ms: now_ms().saturating_sub(attempt.started_at_ms),
-                    problem: Some(Problem::new(
-                        "the process that ran this task was stopped or crashed",
-                        "run it again",
-                    )),
-                },
-                (TaskState::Pending, _) => RunFact::TaskSkipped { task: id, why: SkipReason::Abandoned },
-                (TaskState::Running | TaskState::Ended(_) | TaskState::Skipped(_), _) => continue,
-            };
-            log.append(fact).await?;
-        }
-        let verdict = log.look(RunState::verdict_now).await;
-        log.append(RunFact::RunEnded { verdict }).await?;
-        tracing::warn!(run.id = number.0, "run {number} was left unfinished by its process: {verdict:?}");
-        Ok(())
-    }
-
-    /// Tells the workers of steps that nobody waits for any more.
-    async fn cancel_unended(self: &Arc<All>, state: &RunState) -> Result<(), StoreError> {
-        let running = state.tasks().filter(|task| task.state == TaskState::Running);
-        for step in running.filter_map(|task| task.attempts.last()).flat_map(|attempt| &attempt.steps) {
-            if !matches!(step.state, StepState::Ended(_)) {
-                self.abandon(step.id.clone(), step.worker.clone()).await?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Nobody waits for this step any more. Its worker is told so until it has heard it, over restarts, too.
-    async fn abandon(self: &Arc<All>, step: StepId, worker: String) -> Result<(), StoreError> {
-        let orphan = Orphan { step, worker, since_ms: now_ms() };
-        self.store.add_orphan(orphan.clone()).await?;
-        self.end_orphan(orphan);
-        Ok(())
-    }
-
-    async fn end_orphans(self: &Arc<All>) -> Result<(), StoreError> {
-        for orphan in self.store.orphans().await? {
-            self.end_orphan(orphan);
-        }
-        Ok(())
-    }
-
-    fn end_orphan(self: &Arc<All>, orphan: Orphan) {
-        let all = self.clone();
-        tokio::spawn(async move {
-            let heard = all.tell_until_heard(&orphan).await;
-            if !heard {
-                tracing::warn!(step = %orphan.step, "the worker {} was never told to end a step", orphan.worker);
-            }
-            if let Err(error) = all.store.remove_orphan(orphan.step).await {
-                tracing::warn!("a step that was ended is told of again at the next start: {error}");
-            }
-        });
-    }
-
-    /// False where the worker did not come back for as long as a step can live.
-    async fn tell_until_heard(&self, orphan: &Orphan) -> bool {
-        let mut pause = limits::ORPHAN_AGAIN / 16;
-        while now_ms() < orphan.since_ms.saturating_add(limits::ORPHAN.as_millis() as u64) {
-            let Ok(worker) = self.workers.resolve(&orphan.worker) else { return false };
-            match self.client.cancel(&worker, &orphan.step).await {
-                Ok(()) => return true,
-                Err(error) if error.status() == Some(StatusCode::GONE) => return true,
-                // It has no such step; and none that was still on its way to it when that was given up.
-                Err(error) if error.status() == Some(StatusCode::NOT_FOUND) && orphan.is_old() => {
-                    return true;
-                }
-                Err(_) => tokio::time::sleep(pause).await,
-            }
-            pause = (pause * 2).min(limits::ORPHAN_AGAIN);
-        }
-        false
-    }
-}
-
-impl Orphan {
-    fn is_old(&self) -> bool {
-        now_ms().saturating_sub(self.since_ms) > limits::ON_ITS_WAY.as_millis() as u64
     }
 }
 
@@ -626,27 +457,4 @@ fn first_events(
         events.push(event);
     }
     (events, state)
-}
-
-/// What a run executes to its end, in the interpreter that discovery ran in, if it is still there.
-fn code_of(stored: StoredCode) -> Code {
-    let python = stored.python.map(PathBuf::from).filter(|python| python.exists());
-    Code {
-        pipedef: PathBuf::from(stored.pipedef),
-        files: stored.files,
-        python: python.unwrap_or_else(|| PathBuf::from(ANY_PYTHON)),
-        addresses: Vec::new(),
-    }
-}
-
-/// Which image each name meant first, as the log has it.
-fn pins_of(state: &RunState) -> HashMap<(String, String), String> {
-    let mut pins = HashMap::new();
-    for step in state.tasks().flat_map(|task| &task.attempts).flat_map(|attempt| &attempt.steps) {
-        if let Some(digest) = &step.image_digest {
-            let name = (step.worker.clone(), step.spec.image.clone());
-            pins.entry(name).or_insert_with(|| digest.clone());
-        }
-    }
-    pins
 }
