@@ -1,5 +1,6 @@
 //! Whole-system stories, and what concerns more than one module.
 
+mod crash;
 mod descriptor;
 mod engines;
 mod model;

@@ -51,6 +51,19 @@ impl SmallDisk {
         }
     }
 
+    /// Mounts it anew, with its errors mended, as after a restart of the machine. A copy of it: a container that
+    /// begins at this moment may hold the old mount for a little longer.
+    fn repair(&mut self) {
+        run(&["umount", self.folder.to_str().unwrap()]);
+        let copy = tempfile::NamedTempFile::new().unwrap();
+        std::fs::copy(self.image.path(), copy.path()).unwrap();
+        let file = copy.path().to_str().unwrap();
+        let checked = Command::new("e2fsck").args(["-fy", file]).output().unwrap();
+        assert!(checked.status.code().is_some_and(|code| code < 4), "{checked:?}");
+        run(&["mount", "-o", "loop", file, self.folder.to_str().unwrap()]);
+        self.image = copy;
+    }
+
     pub(crate) fn empty(&self) {
         drop(std::fs::remove_file(self.folder.join("filler")));
     }
@@ -223,10 +236,31 @@ async fn a_folder_that_takes_no_writes_is_said_and_used_again_when_it_does() {
     assert_eq!(health(&place).await.0, StatusCode::OK);
 }
 
+/// There may be room, and no way to make another file in it.
+#[tokio::test]
+async fn without_inodes_it_takes_no_steps_and_recovers() {
+    let (place, disk) = place_on_disk(&[]);
+    let _worker = place.worker();
+    passes(&place, "a-1").await;
+    let filler = disk.folder.join("filler.d");
+    std::fs::create_dir(&filler).unwrap();
+    let mut made = 0u32;
+    while File::create(filler.join(made.to_string())).is_ok() {
+        made += 1;
+    }
+    let problem = refused(&place, "a-2").await;
+    assert_eq!(problem.reason, Some(Reason::DiskFull));
+    assert!(problem.error.contains("No space left"), "{problem:?}");
+    assert_eq!(health(&place).await.0, StatusCode::SERVICE_UNAVAILABLE);
+    std::fs::remove_dir_all(&filler).unwrap();
+    passes(&place, "a-2").await;
+    assert_eq!(health(&place).await.0, StatusCode::OK);
+}
+
 /// A disk that turns read-only, as Linux does to one with errors, keeps what it had; the worker says what is wrong.
 #[tokio::test]
 async fn a_disk_that_turns_read_only_loses_nothing_that_was_told() {
-    let (place, disk) = place_on_disk(&[]);
+    let (place, mut disk) = place_on_disk(&[]);
     let mut worker = place.worker();
     passes(&place, "a-1").await;
     place.post(&json!({"image": IMAGE, "command": "echo on; sleep 1; exit 4", "id": "a-2"})).await;
@@ -246,10 +280,7 @@ async fn a_disk_that_turns_read_only_loses_nothing_that_was_told() {
         place.ask(Method::GET, "/steps/a-2").send().await.unwrap().json().await.unwrap();
     assert_eq!((&view["outcome"], &view["reason"]), (&json!("errored"), &json!("disk_full")));
     kill(worker);
-    run(&["umount", disk.folder.to_str().unwrap()]);
-    let checked = Command::new("e2fsck").args(["-fy", disk.image.path().to_str().unwrap()]).output().unwrap();
-    assert!(checked.status.code().is_some_and(|code| code < 4), "{checked:?}");
-    run(&["mount", "-o", "loop", disk.image.path().to_str().unwrap(), disk.folder.to_str().unwrap()]);
+    disk.repair();
     worker = place.worker();
     assert_eq!(accounted(&place.events("a-1").await), (100_000, 100_000));
     let last = place.events("a-2").await.pop().unwrap();

@@ -262,7 +262,7 @@ impl Foreign {
                     .unwrap()
                     .trim_start_matches('.')
             );
-            docker(&[&["run", "-d", "--name", &name], *labels, &[IMAGE, "sleep", "300"]].concat());
+            docker(&[&["run", "-d", "--name", &name], *labels, &[IMAGE, "sleep", "3000"]].concat());
             let state = Foreign::state(&name);
             (name, state)
         };
@@ -585,10 +585,10 @@ async fn what_killed_local_runs_left_is_swept() {
 async fn zombies_and_daemons_go_with_their_container() {
     let place = Place::new(&[]);
     let _worker = place.worker();
-    let command = "i=0; while [ $i -lt 200 ]; do true & i=$((i+1)); done; \
+    let command = "i=0; while [ $i -lt 5000 ]; do true & i=$((i+1)); done; \
                    setsid sh -c 'setsid sleep 9731 & setsid sleep 9732 & exit 0' & \
                    sh -c 'trap \"\" TERM INT HUP; sleep 9733' & echo on; usleep 300000; exit 6";
-    place.post(&json!({"image": IMAGE, "command": command, "id": "z-1"})).await;
+    place.post(&json!({"image": IMAGE, "command": command, "id": "z-1", "pids": 8000})).await;
     let events = place.events("z-1").await;
     assert_eq!(events.last().unwrap().end().unwrap().exit_code, Some(6), "{events:?}");
     place.nothing_is_left().await;
