@@ -52,6 +52,7 @@ pub(crate) async fn serve(
     let held = data.hold("boss")?;
     let token = Token::of(&data)?;
     let workers = Workers::new(Some(&token), data.path())?;
+    refuse_emptied(&held.path)?;
     let store = open_store(&held.path)?;
     let runs = runs_in(&held.path, pipedef, store.clone(), workers, &data)?;
     let listener = http::listen(listen).await?;
@@ -59,7 +60,10 @@ pub(crate) async fn serve(
         SetupError::new(format!("the address listened on is not known: {error}"), "try another --listen")
     })?;
     runs.resume().await.map_err(|error| {
-        SetupError::new(format!("the runs in {} cannot be read: {error}", held.path.display()), "see the log")
+        SetupError::new(
+            format!("the runs in {} cannot be read: {error}", held.path.display()),
+            "put a copy of that folder's runs.sqlite back, or move it away to begin a new history",
+        )
     })?;
     let sessions = sessions::Sessions::new(token, store, address, &public_urls);
     let note = held.path.join("address");
@@ -101,6 +105,19 @@ async fn stop(runs: &Runs, told: &mut Signals) {
     };
     if !all_ended {
         runs.hand_over().await;
+    }
+}
+
+/// SQLite takes a file without a byte for a new store; but here a history has been, and somebody has to know. (Local
+/// runs are several to a store: one may just be making it.)
+fn refuse_emptied(folder: &Path) -> Result<(), SetupError> {
+    let path = folder.join("runs.sqlite");
+    match std::fs::metadata(&path) {
+        Ok(meta) if meta.is_file() && meta.len() == 0 => Err(SetupError::new(
+            format!("{} is empty: the history that it held is gone", path.display()),
+            "put a copy of it back, or remove it to begin a new history",
+        )),
+        Ok(_) | Err(_) => Ok(()),
     }
 }
 

@@ -154,7 +154,8 @@ async fn a_store_that_is_not_ours_to_use_is_refused_and_left_alone() {
     newer[60..64].copy_from_slice(&999u32.to_be_bytes());
     let mut corrupt = sound.clone();
     corrupt[4096..].fill(0xa5);
-    let cases: [(&str, &[u8], &str); 3] = [
+    let cases: [(&str, &[u8], &str); 4] = [
+        ("emptied", b"", "runs.sqlite is empty"),
         ("newer", &newer, "newer"),
         ("a corrupt page", &corrupt, "malformed"),
         ("no database", b"this is no database, however long one looks at it", "runs.sqlite"),
