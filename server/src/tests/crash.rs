@@ -21,10 +21,10 @@ async fn handed_over_again_and_again_it_is_the_same_container() {
         rig.start(id, "echo on; sleep 4; exit 9").await;
         rig.until(id, |event| matches!(event, StepEvent::Output { .. })).await;
     }
-    for _ in 0..8 {
+    for _ in 0..25 {
         let (data, engine) = rig.hand_over().await;
         rig = Rig::on(data, engine, |_| {}).await;
-        tokio::time::sleep(Duration::from_millis(dice.below(80))).await;
+        tokio::time::sleep(Duration::from_millis(dice.below(15))).await;
     }
     for id in ids {
         assert_eq!(rig.events(id, 0).await.end().exit_code, Some(9));
