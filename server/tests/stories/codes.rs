@@ -36,7 +36,7 @@ async fn every_end_of_a_real_container_arrives_unchanged() {
     let ci = Ci::with_engine(&format!("class Ends(Stage):\n{tasks}"), "docker").await;
     let told = ci.run().await;
     for (name, command, code) in ENDS {
-        let id = TaskId::new("Ends", *name);
+        let id = TaskId::new("Ends", name);
         let task = told.state.task(&id).unwrap();
         let step = &task.attempts[0].steps[0];
         let StepState::Ended(end) = &step.state else { panic!("{command}: {:?}", step.state) };
