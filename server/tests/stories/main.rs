@@ -18,5 +18,6 @@ mod replayed;
 mod rerun;
 mod runs;
 mod together;
+mod upgrade;
 mod wire;
 mod worker_dies;
