@@ -3,6 +3,8 @@
 //! killed at every event, resumed by replay, and compared with all that an execution without a crash can come to.
 //! No clock, no process, no io. What it settled stands in `agents/decisions/0006-replay.md`.
 
+#![expect(clippy::print_stderr, reason = "what a model test shows of itself")]
+
 mod boss;
 mod check;
 mod oracle;
