@@ -33,13 +33,19 @@ RESTART = frozenset({"boss_restart", "abandoned"})
 
 BOSS = "boss"
 
+#: Takes longer than others, and goes on beside them; only where there is time for it.
+GONE_S = 75.0
 #: How often each is drawn, against the others.
 WEIGHTS: Dict[str, int] = {
     "boss_kill": 5, "worker_kill": 6, "both_kill": 2, "fake_kill": 1, "boss_term": 1, "worker_term": 2,
     "boss_stop": 1, "worker_stop": 2, "python_kill": 2, "python_stop": 1, "cut": 3, "refuse": 2, "stall": 2,
     "one_way": 2, "forget": 2, "slow": 1, "container_rm": 2, "container_pause": 2, "container_rename": 1,
-    "dockerd_kill": 2, "dockerd_term": 1, "dockerd_stop": 1, "dockerd_live": 2, "disk_full": 2, "local_kill": 1,
+    "dockerd_kill": 2, "dockerd_term": 1, "dockerd_stop": 1, "dockerd_live": 2, "disk_full": 2, "local_kill": 1, "worker_gone": 1,
 }  # fmt: skip
+
+
+#: What a fault answers that has not ended yet.
+ASIDE = "aside"
 
 
 @dataclass
@@ -92,9 +98,13 @@ class Injector:
         self.lock = threading.Lock()
         #: What failed in here; the lab itself is in doubt then.
         self.broken: List[str] = []
+        #: Faults that go on beside others.
+        self.aside: List[threading.Thread] = []
 
-    def kinds(self) -> List[str]:
+    def kinds(self, seconds: float) -> List[str]:
         without = set()
+        if seconds < 3 * GONE_S:
+            without.add("worker_gone")
         if self.lab.daemon is None:
             without |= {kind for kind in WEIGHTS if kind.startswith("dockerd")}
         if not self.lab.disks:
@@ -102,7 +112,7 @@ class Injector:
         return [kind for kind in WEIGHTS if kind not in without and (not self.only or kind in self.only)]
 
     def run(self, began: float, seconds: float, stop: threading.Event) -> None:
-        for number, (at, kind) in enumerate(schedule(self.seed, seconds, self.kinds())):
+        for number, (at, kind) in enumerate(schedule(self.seed, seconds, self.kinds(seconds))):
             if stop.wait(max(0.0, began + at - time.monotonic())) or time.monotonic() - began > seconds:
                 return
             chance = random.Random(f"{self.seed}/fault/{number}")
@@ -114,7 +124,8 @@ class Injector:
             except (OSError, subprocess.SubprocessError) as error:
                 self.broken.append(f"{kind}: {error!r}")
                 done = True
-            fault.until = time.time()
+            if done is not ASIDE:
+                fault.until = time.time()
             if done is False:
                 self.faults.remove(fault)
             else:
@@ -205,6 +216,20 @@ class Injector:
         fault.excuses = AWAY if seconds > 9 else NOTHING
         fault.detail = f"for {seconds:.0f} s"
         self._stopped(part, seconds)
+
+    def worker_gone(self, chance: random.Random, fault: Fault) -> str:
+        """Longer than anybody waits for it: the verdict comes first, and nothing that it says later changes that."""
+        part = self.lab.workers[self._worker(chance, fault)]
+        fault.excuses = AWAY
+        fault.detail = f"for {GONE_S:.0f} s"
+
+        def wait() -> None:
+            self._stopped(part, GONE_S)
+            fault.until = time.time()
+
+        self.aside.append(threading.Thread(target=wait, daemon=True))
+        self.aside[-1].start()
+        return ASIDE
 
     def _python(self, chance: random.Random) -> Optional[int]:
         if not self.lab.boss.alive():

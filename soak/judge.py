@@ -38,6 +38,8 @@ class Tally:
     true: int = 0
     cancelled: int = 0
     explained: Counter[str] = field(default_factory=Counter)
+    #: What was excused, in words.
+    excused: List[str] = field(default_factory=list)
     #: Attempts that met faults of one kind only: kind -> true, explained.
     by_kind: Dict[str, List[int]] = field(default_factory=dict)
 
@@ -147,7 +149,7 @@ class Judge:
             asked[planned.key] += 1
             mine = [fault for fault in faults if fault.step in (None, step.id)]
             self.step(name, step, planned, mine, cancelled, outcome)
-            for what in compare(planned, step, printed.get(step.id, Stored()), any(fault.gaps for fault in mine)):
+            for what in compare(planned, step, printed.get(step.id, Stored()), any(fault.gaps for fault in mine), reason == "output_lost"):
                 self.say("I7", attempt.ended, name, f"step {planned.key} ({step.id}): {what}")
         self.verdict(name, attempt, task, asked, faults, cancelled)
 
@@ -190,6 +192,8 @@ class Judge:
             return
         elif outcome in ("errored", "cancelled") and any(reason in fault.excuses for fault in faults):
             self.tally.explained[str(reason)] += 1
+            problem = (attempt.end or {}).get("problem") or {}
+            self.tally.excused.append(f"{name}: {reason}; {met(faults)}; {problem.get('error')}")
         else:
             green = "FALSE GREEN: " if outcome == "passed" else ""
             problem = (attempt.end or {}).get("problem") or {}
@@ -208,10 +212,10 @@ def met(faults: List[Fault]) -> str:
     return "met " + (", ".join(sorted({f"{fault.kind} {fault.target}" for fault in faults})) or "no fault")
 
 
-def compare(planned: Step, step: StepSeen, stored: Stored, may_miss: bool) -> List[str]:
-    """What is wrong with what is stored of a step, byte for byte."""
+def compare(planned: Step, step: StepSeen, stored: Stored, may_miss: bool, lost: bool) -> List[str]:
+    """What is wrong with what is stored of a step, byte for byte. `lost`: the attempt says that it is not all there."""
     due = planned.printed()
-    exited = step.end is not None and step.end["event"] == "exited"
+    exited = step.end is not None and step.end["event"] == "exited" and not lost
     wrong = []
     gaps = [count for what, count in stored.missing if what == "gap"]
     dropped = [count for what, count in stored.missing if what == "dropped"]

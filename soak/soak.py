@@ -34,7 +34,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--seed", type=int, default=None)
-    parser.add_argument("--keep", action="store_true", help="keep the folder with logs and stores")
+    parser.add_argument("--keep", action="store_true", help="keep the folder with logs and stores, and tell what was excused")
     parser.add_argument("--kinds", default="", help="only these faults, separated by commas")
     given = parser.parse_args()
     seed = given.seed if given.seed is not None else secrets.randbelow(1_000_000)
@@ -57,6 +57,7 @@ class Soak:
         print(f"[{time.monotonic() - self.began:6.1f} s] {what}", flush=True)
 
     def run(self, keep: bool) -> int:
+        self.tell_excused = keep
         lab = Lab(self.seed, with_second=True, with_disk=True)
         for what, why in lab.skipped.items():
             self.say(f"skipped: {what}: {why}")
@@ -79,6 +80,7 @@ class Soak:
                 shutil.rmtree(lab.folder, ignore_errors=True)
 
     failed = False
+    tell_excused = False
 
     def soak(self, lab: Lab, watch: Watch, foreign: rest.Foreign, keep: bool) -> int:
         watch.look_at_processes()
@@ -92,6 +94,8 @@ class Soak:
         load.run(self.began, self.seconds)
         load.closing.set()
         faults.join()
+        for aside in injector.aside:
+            aside.join()
         self.say("no more faults, no more runs: what runs is to end")
         load.wait(DRAIN_S)
         load.last_local()
@@ -164,6 +168,8 @@ class Soak:
               f"{sum(tally.explained.values())} ({explained_all or 'none'})")  # fmt: skip
         memory = ", ".join(f"{name} {peak} MiB" for name, peak in sorted(watch.peak_mib.items()))
         print(f"peak memory: {memory}; drained in {drained - self.began - self.seconds:.0f} s")
+        if self.tell_excused:
+            print("".join(f"  excused: {excused}\n" for excused in tally.excused), end="")
         print(f"violations {len(judge.violations)}")
         for violation in judge.violations:
             self.tell(violation)
