@@ -38,6 +38,8 @@ phase "format" format
 phase "page and binary" build
 phase "python: types and tests" python
 phase "clippy" clippy
+# Its seed is the day, so that each day tries something else and all of one day the same.
+phase "soak" python3 -B soak/soak.py --kept --seconds 300 --seed "$(($(date +%s) / 86400))"
 phase "rust tests: compile" cargo test --release --workspace --no-run
 # Nothing is printed after this one: the runner's own words end it all.
 phase "rust tests" cargo test --release --workspace

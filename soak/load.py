@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
-from faults import Injector
+from inject import Injector
 from lab import BINARY, Lab, Refused
 from pipedef import text_of
 from plan import FAKE, Author, Call, Plan, StagePlan, Step, Task

@@ -10,8 +10,9 @@ import time
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Set, Tuple
 
-from faults import BOSS, Injector
+from faults import BOSS
 from history import RunSeen
+from inject import Injector
 from judge import Violation
 from lab import Lab, Refused, processes_of
 from load import Asked
@@ -98,7 +99,7 @@ def once(watch: Watch, seen: List[RunSeen], say: Say) -> None:
             for step in (step for attempt in attempts for step in attempt.steps.values()):
                 made = watch.containers.get(step.id, set())
                 if len(made) > 1:
-                    say("I5", step.asked_at, f"run {run.number}", f"step {step.id} had {len(made)} containers: {sorted(made)}")
+                    say("I5", step.asked_at, f"run {run.number}", f"step {step.id} was started {len(made)} times: {sorted(made)}")
 
 
 def containers(lab: Lab, instances: Set[str]) -> List[str]:

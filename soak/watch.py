@@ -43,7 +43,8 @@ class Watch:
         self.seen: Dict[Tuple[int, int], str] = {}
         #: The bytes of outputs whose attempts had ended: (run, place, attempt) -> digest and size.
         self.outputs: Dict[Tuple[int, int, int], Tuple[str, int]] = {}
-        #: Steps of ours -> the containers that were made for each, as every daemon told.
+        #: Steps of ours -> the starts of containers for each, as every daemon told. One that a killed worker had made,
+        #: and not yet started, may be made anew.
         self.containers: Dict[str, Set[str]] = defaultdict(set)
         self.peak_mib: Counter[str] = Counter()
         self.files: Dict[str, int] = {}
@@ -61,7 +62,7 @@ class Watch:
             self._listen(self.lab.daemon.docker(), since=time.time() - 30)
 
     def _listen(self, docker: List[str], since: Optional[float] = None) -> None:
-        words = [*docker, "events", "--filter", "event=create", "--filter", f"label={LABEL}", "--format", "{{json .}}"]
+        words = [*docker, "events", "--filter", "event=start", "--filter", f"label={LABEL}", "--format", "{{json .}}"]
         words += ["--since", f"{since:.3f}"] if since is not None else []
         stream = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         self.streams.append(stream)
@@ -69,8 +70,9 @@ class Watch:
         def read() -> None:
             assert stream.stdout is not None
             for line in stream.stdout:
-                actor: Dict[str, Any] = json.loads(line)["Actor"]
-                self.containers[actor["Attributes"][LABEL]].add(actor["ID"])
+                event: Dict[str, Any] = json.loads(line)
+                actor = event["Actor"]
+                self.containers[actor["Attributes"][LABEL]].add(f"{actor['ID'][:12]} at {event['timeNano']}")
 
         threading.Thread(target=read, daemon=True).start()
 
