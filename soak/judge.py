@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Dict, List, Optional, Set, Tuple
+from typing import Dict, FrozenSet, List, Optional, Set, Tuple
 
 from faults import BOSS, Fault
 from history import AttemptSeen, RunSeen, StepSeen, Stored, outputs
@@ -19,6 +19,7 @@ from plan import Plan, Step, Task, expect
 
 KEY = re.compile(r"^echo (p\d+\.[\w.]+) begin")
 LOCAL = "local"
+UNKNOWN = 255
 
 
 @dataclass
@@ -126,9 +127,7 @@ class Judge:
             return
         task = plan.task(attempt.task)
         # A task of which a fault let nothing begin has to do with all the workers that it would have asked.
-        calls = [call for group in task.calls for call in group]
-        steps = [call.step for call in calls] + [call.then for call in calls if call.then is not None]
-        parties = {step.worker for step in steps} | {LOCAL if local else BOSS}
+        parties = {step.worker for step in task.steps()} | {LOCAL if local else BOSS}
         faults = self.met(attempt.began, attempt.ended, parties)
         if local:
             faults += [f for f in self.met(attempt.began, attempt.ended, {BOSS}) if f.kind == "disk_full"]
@@ -168,7 +167,7 @@ class Judge:
         if what == "cancelled":
             fine = cancelled or outcome in ("errored", "cancelled")
         elif what == "errored":
-            fine = any(step.end["reason"] in fault.excuses for fault in faults)
+            fine = any(step.end["reason"] in excuses(fault, planned.exit_code == UNKNOWN) for fault in faults)
         if not fine:
             self.say("I4", step.ended_at, name, f"step {planned.key} ({step.id}) {said}, expected: {due}; {met(faults)}"
                      + (f"; {step.end['message']}" if what == "errored" else ""))  # fmt: skip
@@ -190,7 +189,9 @@ class Judge:
         elif outcome == "cancelled" and reason == "cancel_asked" and cancelled:
             self.tally.cancelled += 1
             return
-        elif outcome in ("errored", "cancelled") and any(reason in fault.excuses for fault in faults):
+        elif outcome in ("errored", "cancelled") and any(
+            reason in excuses(fault, any(step.exit_code == UNKNOWN for step in task.steps())) for fault in faults
+        ):
             self.tally.explained[str(reason)] += 1
             problem = (attempt.end or {}).get("problem") or {}
             self.tally.excused.append(f"{name}: {reason}; {met(faults)}; {problem.get('error')}")
@@ -206,6 +207,11 @@ class Judge:
 
     def say(self, invariant: str, at: float, about: str, what: str) -> None:
         self.violations.append(Violation(invariant, at, about, what))
+
+
+def excuses(fault: Fault, unknown: bool) -> FrozenSet[str]:
+    """What it may excuse; Docker says 255 for a code that it has lost, so a real 255 may not be believed after a pause."""
+    return fault.excuses | {"exit_unknown"} if unknown and fault.gaps else fault.excuses
 
 
 def met(faults: List[Fault]) -> str:

@@ -120,6 +120,10 @@ class Task:
     #: How its Python ends after them: `returns`, `raises`, `exits`.
     last: str = "returns"
 
+    def steps(self) -> List[Step]:
+        calls = [call for group in self.calls for call in group]
+        return [call.step for call in calls] + [call.then for call in calls if call.then is not None]
+
 
 @dataclass
 class StagePlan:
