@@ -139,7 +139,7 @@ impl Ansi {
             return 1;
         }
         for part in bytes[..length].utf8_chunks() {
-            self.print(part.valid());
+            self.print_harmless(part.valid());
             let broken = part.invalid();
             let at_end = length == bytes.len() && broken.as_ptr_range().end == bytes.as_ptr_range().end;
             if at_end && std::str::from_utf8(broken).is_err_and(|error| error.error_len().is_none()) {
@@ -149,6 +149,14 @@ impl Ansi {
             }
         }
         length
+    }
+
+    fn print_harmless(&mut self, text: &str) {
+        if text.is_ascii() {
+            self.print(text);
+        } else {
+            text.split(is_obeyed).for_each(|part| self.print(part));
+        }
     }
 
     fn print(&mut self, text: &str) {
@@ -194,6 +202,13 @@ impl Ansi {
         self.state = next;
         taken
     }
+}
+
+/// Control characters of eight bits, and those that turn the direction of text around, which could make one line
+/// read like another.
+fn is_obeyed(c: char) -> bool {
+    matches!(c, '\u{80}'..='\u{9f}' | '\u{061c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}'
+        | '\u{2066}'..='\u{2069}')
 }
 
 impl Line {

@@ -17,6 +17,8 @@ const MOST_LINES: usize = 800_000;
 const LINE_BYTES: usize = size_of::<Line>() + 16;
 /// A longer line is folded until somebody wants to see it.
 pub(crate) const FOLD_BYTES: usize = 8 * 1024;
+/// So is one that changes its colours more often: each piece is an element of the page.
+pub(crate) const FOLD_SPANS: usize = 400;
 /// The height of a row, as the style sheet has it.
 pub(crate) const ROW_PX: u32 = 20;
 /// How many rows are drawn above and below what can be seen, so that scrolling does not outrun drawing.
@@ -143,7 +145,7 @@ impl Log {
         Some(Row::Line {
             number,
             line,
-            folded: line.text.len() > FOLD_BYTES && !self.unfolded.contains(&number),
+            folded: cut(line).len() < line.text.len() && !self.unfolded.contains(&number),
         })
     }
 
@@ -253,7 +255,7 @@ impl Log {
     fn height(&self, row: usize, columns: u32) -> u32 {
         match self.row(row) {
             Some(Row::Line { line, folded, .. }) => {
-                let shown = if folded { cut(&line.text) } else { &line.text };
+                let shown = if folded { cut(line) } else { &line.text };
                 (shown.chars().count() as u32).div_ceil(columns).max(1)
             }
             Some(Row::Mark(_)) | None => 1,
@@ -279,12 +281,13 @@ impl Log {
 }
 
 /// As much of a long line as is shown before somebody wants to see all of it.
-pub(crate) fn cut(text: &str) -> &str {
-    let mut end = text.len().min(FOLD_BYTES);
-    while !text.is_char_boundary(end) {
+pub(crate) fn cut(line: &Line) -> &str {
+    let spans = line.spans.get(FOLD_SPANS).map_or(line.text.len(), |span| span.end as usize);
+    let mut end = line.text.len().min(FOLD_BYTES).min(spans);
+    while !line.text.is_char_boundary(end) {
         end -= 1;
     }
-    &text[..end]
+    &line.text[..end]
 }
 
 fn cost(line: &Line) -> usize {

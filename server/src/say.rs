@@ -3,7 +3,7 @@
 use std::io::{self, Write as _};
 
 use crate::error::SetupError;
-use crate::terminal::plain;
+use crate::terminal::{self, plain};
 
 /// Prints to standard output. A reader that has gone is not an error: `bettertest run | head` is fine.
 pub(crate) fn out(text: &str) {
@@ -11,6 +11,11 @@ pub(crate) fn out(text: &str) {
     if let Err(error) = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
         tracing::debug!("standard output is closed: {error}");
     }
+}
+
+/// Prints one line of JSON, which may tell of what others wrote.
+pub(crate) fn json(line: &str) {
+    out(&(terminal::json(line) + "\n"));
 }
 
 /// Prints to standard error, where a refusal and what accompanies a long wait belong.

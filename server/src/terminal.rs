@@ -22,6 +22,24 @@ pub(crate) fn plain(text: &str) -> String {
     tail(text.as_bytes(), usize::MAX, false).join(" ")
 }
 
+/// A line of JSON as it is, but for characters that a terminal obeys: these are escaped, as JSON may.
+pub(crate) fn json(line: &str) -> String {
+    let mut safe = String::with_capacity(line.len());
+    for c in line.chars() {
+        if c.is_control() || turns(c) {
+            safe.push_str(&format!("\\u{:04x}", u32::from(c)));
+        } else {
+            safe.push(c);
+        }
+    }
+    safe
+}
+
+/// Characters that turn the direction of text around could make one line read like another.
+fn turns(c: char) -> bool {
+    matches!(c, '\u{061c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
 #[derive(Default)]
 struct Screen {
     colours: bool,
@@ -52,9 +70,7 @@ impl Perform for Screen {
             self.line.clear();
             self.coloured = false;
         }
-        // Characters that turn the direction of text around could make one line read like another.
-        let turns = matches!(c, '\u{061c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-        if self.line.len() < LONGEST_LINE && !turns && !c.is_control() {
+        if self.line.len() < LONGEST_LINE && !turns(c) && !c.is_control() {
             self.line.push(c);
         }
     }
@@ -105,7 +121,48 @@ mod tests {
         assert_eq!(fit("abcdef", 4), "abc…");
     }
 
+    #[test]
+    fn json_stays_json() {
+        let said = "a\u{9b}31m\u{7f}\u{85}\u{202e}b\u{2028}é";
+        let line = serde_json::json!({ "said": said }).to_string();
+        let safe = json(&line);
+        assert!(!safe.contains(['\u{9b}', '\u{7f}', '\u{85}', '\u{202e}']), "{safe}");
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&safe).unwrap()["said"], said);
+    }
+
+    /// Bytes among which sequences are likely.
+    fn hostile() -> impl Strategy<Value = Vec<u8>> {
+        let piece = prop_oneof![
+            "\x1b\\[[0-9:;<=>?]{0,9}[ -/]{0,2}[@-~]".prop_map(String::into_bytes),
+            "\x1b[]P_^X][0-9;a-z]{0,9}(\x07|\x1b\\\\|)".prop_map(String::into_bytes),
+            "[\u{80}-\u{9f}][0-9;]{0,4}[a-z]".prop_map(String::into_bytes),
+            "[a-z\u{202e}\u{2066}\r\n\t]{0,5}".prop_map(String::into_bytes),
+            prop::collection::vec(any::<u8>(), 0..5),
+        ];
+        prop::collection::vec(piece, 0..60).prop_map(|pieces| pieces.concat())
+    }
+
+    /// Takes out what selects colours and weights.
+    fn without_sgr(line: &str) -> String {
+        let mut rest = String::new();
+        let mut parts = line.split("\x1b[");
+        rest.push_str(parts.next().unwrap_or_default());
+        for part in parts {
+            let end = part.trim_start_matches(|c: char| c.is_ascii_digit() || matches!(c, ';' | ':'));
+            rest.push_str(end.strip_prefix('m').unwrap_or("\x1b"));
+        }
+        rest
+    }
+
     proptest! {
+        #[test]
+        fn colours_are_all_that_gets_through(hostile in hostile()) {
+            for line in tail(&hostile, 1000, true) {
+                prop_assert!(!without_sgr(&line).chars().any(|c| c.is_control() || turns(c)), "{:?}", line);
+                prop_assert!(line.len() < LONGEST_LINE + 500, "{} bytes", line.len());
+            }
+        }
+
         #[test]
         fn no_byte_gets_through_that_a_terminal_obeys(noise in prop::collection::vec(any::<u8>(), 0..400)) {
             for line in tail(&noise, 1000, false) {

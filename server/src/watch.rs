@@ -93,7 +93,7 @@ impl Ground {
                 }
             };
             if json {
-                say::out(&format!("{event}\n"));
+                say::json(&event);
             }
             let event: RunEvent =
                 serde_json::from_str(&event).map_err(|error| unreadable(error.to_string()))?;
@@ -101,7 +101,7 @@ impl Ground {
             let failure = failed_attempt(runs, &run, &event.fact, live);
             if json {
                 if let Some((task, attempt, tail, path)) = failure {
-                    say::out(&json_tail(task, attempt, &tail, &path));
+                    say::json(&json_tail(task, attempt, &tail, &path));
                 }
                 continue;
             }
@@ -117,7 +117,7 @@ impl Ground {
             say::out(&(lines + &report.draw(&run, size())));
         }
         if json {
-            say::out(&json_verdict(&run));
+            say::json(&json_verdict(&run));
         } else {
             say::out(&(report.clear() + &report.closing(&run, &workers)));
         }
@@ -175,7 +175,7 @@ fn json_tail(task: &TaskId, attempt: u32, tail: &[String], path: &Path) -> Strin
     let line = serde_json::json!({
         "event": "output_tail", "task": task, "attempt": attempt, "lines": tail, "output": path.display().to_string(),
     });
-    format!("{line}\n")
+    line.to_string()
 }
 
 /// Nor is this: how the run ended, in words that are never plainer than the truth.
@@ -185,7 +185,7 @@ fn json_verdict(run: &RunState) -> String {
     if let (Some(line), serde_json::Value::Object(summary)) = (line.as_object_mut(), summary) {
         line.extend(summary);
     }
-    format!("{line}\n")
+    line.to_string()
 }
 
 fn size() -> (u16, u16) {

@@ -83,6 +83,9 @@ fn every_other_sequence_is_dropped() {
         ("\x1b(B\x1b=x\x1b7", "x"),
         ("\x1b[?25lx\x1b[>4;1my", "xy"),
         ("a\x00\x01\x07\x7fb\tc", "ab\tc"),
+        // Of eight bits, as bytes and as characters; and what turns text around.
+        ("\u{9b}31mx\u{9d}0;t\u{9c}y\u{85}z\u{90}", "31mx0;tyz"),
+        ("a\u{202e}b\u{2066}c\u{200f}d\u{2028}e", "abcd\u{2028}e"),
         // What never ends hides no more than its own line.
         ("\x1b]0;title\nx", "\nx"),
         ("\x1b[31\nx", "\nx"),
@@ -108,6 +111,11 @@ fn invalid_utf_8_shows() {
 }
 
 #[test]
+fn bytes_of_eight_bit_controls_are_no_controls() {
+    assert_eq!(text(b"a\x9b31mb\x9d0;t\x9cc"), "a\u{FFFD}31mb\u{FFFD}0;t\u{FFFD}c");
+}
+
+#[test]
 fn a_line_without_end_is_cut_and_counted() {
     let long = vec![b'x'; 3 * 1024 * 1024];
     let line = lines(&long).remove(0);
@@ -119,6 +127,7 @@ fn output() -> impl Strategy<Value = Vec<u8>> {
         4 => "[a-z é日🎉]{0,6}".prop_map(String::into_bytes),
         2 => prop::collection::vec(any::<u8>(), 0..4),
         2 => "\x1b\\[[0-9;:]{0,8}m".prop_map(String::into_bytes),
+        1 => "[\u{80}-\u{9f}\u{202a}-\u{202e}\u{2066}-\u{2069}]".prop_map(String::into_bytes),
         1 => prop::sample::select(vec!["\n", "\r", "\r\n", "\x08", "\x1b", "\x1b[", "\x1b]0;t", "\x07", "\x1b\\", "\x1b(B"])
             .prop_map(|text| text.as_bytes().to_vec()),
     ];
@@ -138,6 +147,16 @@ proptest! {
     #[test]
     fn byte_by_byte_is_the_same(output in output()) {
         prop_assert_eq!(lines_of(output.chunks(1)), lines(&output));
+    }
+
+    #[test]
+    fn nothing_is_left_that_anything_obeys(output in output()) {
+        for line in lines(&output) {
+            let obeyed = |c: char| {
+                c.is_control() && c != '\t' || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+            };
+            prop_assert!(!line.text.contains(obeyed), "{:?}", line.text);
+        }
     }
 
     #[test]

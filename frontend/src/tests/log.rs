@@ -3,7 +3,7 @@
 use common::{Mark, OutputMark, Stream};
 
 use super::story::step;
-use crate::log::{FOLD_BYTES, Log, MOST_BYTES, MarkKind, ROW_PX, Row, Viewport};
+use crate::log::{FOLD_BYTES, Log, MOST_BYTES, MarkKind, ROW_PX, Row, Viewport, cut};
 
 fn log_of(text: &str) -> Log {
     let mut log = Log::default();
@@ -78,6 +78,17 @@ fn a_single_step_needs_no_heading() {
     let mut log = log_of("a\n");
     log.set_marks(&[output(0, 1, Stream::Stdout), output(1, 1, Stream::Stderr)]);
     assert_eq!(rows(&log), ["1 a"]);
+}
+
+#[test]
+fn lines_of_thousands_of_colours_are_folded_too() {
+    let colourful = "\x1b[31ma\x1b[32mb".repeat(2000);
+    let mut log = log_of(&format!("{colourful}\nplain\n"));
+    assert_eq!(rows(&log), ["1 folded", "2 plain"]);
+    let Some(Row::Line { line, .. }) = log.row(0) else { panic!("a line") };
+    assert!((300..500).contains(&cut(line).len()), "{}", cut(line).len());
+    log.unfold(1);
+    assert_eq!(rows(&log)[0], format!("1 {}", "ab".repeat(2000)));
 }
 
 #[test]

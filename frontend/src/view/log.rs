@@ -85,7 +85,7 @@ fn view_row(key: usize, row: Row<'_>, attempt: &Attempt, send: &Callback<Msg>) -
     match row {
         Row::Mark(mark) => html! { <div {key} class="row between">{ words_of(mark, attempt) }</div> },
         Row::Line { number, line, folded } => {
-            let shown = if folded { cut(&line.text).len() } else { line.text.len() };
+            let shown = if folded { cut(line).len() } else { line.text.len() };
             html! {
                 <div {key} class="row">
                     <span class="number">{ number }</span>

@@ -172,7 +172,7 @@ fn view_first_bad(page: &RunPage, state: &RunState) -> Html {
             { end.map(parts::problem_of) }
             if let Some(tail) = page.tail.as_ref().filter(|tail| tail.of.task == first.id && !tail.lines.is_empty()) {
                 <pre class="tail" tabindex="0" aria-label="the end of its output">
-                    { for tail.lines.iter().map(|line| html! { <div>{ log::view_text(line, cut(&line.text).len()) }</div> }) }
+                    { for tail.lines.iter().map(|line| html! { <div>{ log::view_text(line, cut(line).len()) }</div> }) }
                 </pre>
             }
             <p class="next">

@@ -18,6 +18,7 @@ mod replayed;
 mod rerun;
 mod runs;
 mod together;
+mod torrent;
 mod upgrade;
 mod wire;
 mod worker_dies;
