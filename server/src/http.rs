@@ -130,12 +130,25 @@ pub(crate) fn write_event(frame: &mut Vec<u8>, name: Option<&str>, id: Option<u6
     frame.extend_from_slice(b"\n\n");
 }
 
-/// A response of server-sent events, kept alive by comments, which ends with its stream or at `stop`.
+/// What a stream says where it has nothing to say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Alive {
+    Comment,
+    /// Browsers do not show comments to pages, which are to notice a dead connection, too.
+    Event,
+}
+
+/// A response of server-sent events, kept alive, which ends with its stream or at `stop`.
 pub(crate) fn sse_response(
     events: impl Stream<Item = Bytes> + Send + 'static,
     stop: CancellationToken,
+    alive: Alive,
 ) -> Response {
-    let body = Body::from_stream(kept_alive(events, stop).map(Ok::<Bytes, Infallible>));
+    let alive: &'static [u8] = match alive {
+        Alive::Comment => b": alive\n\n",
+        Alive::Event => b"event: alive\ndata: {}\n\n",
+    };
+    let body = Body::from_stream(kept_alive(events, stop, alive).map(Ok::<Bytes, Infallible>));
     let headers = [(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-store")];
     (headers, body).into_response()
 }
@@ -143,13 +156,14 @@ pub(crate) fn sse_response(
 fn kept_alive(
     events: impl Stream<Item = Bytes> + Send + 'static,
     stop: CancellationToken,
+    alive: &'static [u8],
 ) -> impl Stream<Item = Bytes> + Send {
-    futures_util::stream::unfold((Box::pin(events), stop), |(mut events, stop)| async move {
+    futures_util::stream::unfold((Box::pin(events), stop), move |(mut events, stop)| async move {
         let next = tokio::select! {
             biased;
             () = stop.cancelled() => None,
             next = events.next() => next,
-            () = tokio::time::sleep(limits::KEEP_ALIVE) => Some(Bytes::from_static(b": alive\n\n")),
+            () = tokio::time::sleep(limits::KEEP_ALIVE) => Some(Bytes::from_static(alive)),
         };
         next.map(|bytes| (bytes, (events, stop)))
     })

@@ -4,7 +4,7 @@ use serde::de::DeserializeOwned;
 use std::rc::Rc;
 use wasm_bindgen::{JsCast, JsValue};
 use wasm_bindgen_futures::{JsFuture, spawn_local};
-use web_sys::{Headers, Request, RequestInit, Response};
+use web_sys::{AbortSignal, Headers, Request, RequestInit, Response};
 
 use common::{OnlyTasks, OutputMark, Problem, RunCreated, TaskId};
 
@@ -15,6 +15,11 @@ use crate::route::encode;
 use crate::update::{Effect, Msg};
 
 const TAIL_BYTES: u32 = 8 * 1024;
+
+/// Whoever asks may have got a connection that died without a word. Reading a pipedef takes 10 s at most.
+const ANSWER_MS: u32 = 30_000;
+/// A question that takes the boss no time, asked to learn whether there is a way to it.
+const PROBE_MS: u32 = 5_000;
 
 /// Why there is no answer.
 pub(super) enum Refusal {
@@ -81,7 +86,7 @@ async fn answer_to(effect: Effect) -> Result<Option<Msg>, Problem> {
 /// output is a click away.
 async fn tail(of: OutputOf) -> Result<Option<Msg>, Problem> {
     let url = format!("{}?attempt={}", output_url(&of), of.attempt);
-    let response = match send(&url, None, Some(ranged(format!("bytes=-{TAIL_BYTES}")))).await {
+    let response = match send(&url, None, ranged(format!("bytes=-{TAIL_BYTES}")), &within(ANSWER_MS)).await {
         Ok(response) if response.status() == 206 => response,
         Ok(_) | Err(Refusal::Other(_)) => return Ok(None),
         Err(Refusal::LoggedOut(problem)) => return Err(problem),
@@ -132,7 +137,7 @@ fn done(answer: Result<String, Refusal>) -> Result<Result<(), Problem>, Problem>
 
 /// A problem only if the boss itself says that it is not there; a boss that is away comes back.
 async fn done_or_absent(url: &str) -> Result<Option<Problem>, Problem> {
-    match send(url, None, None).await {
+    match send(url, None, RequestInit::new(), &within(PROBE_MS)).await {
         Ok(response) if response.status() == 404 => Ok(Some(problem_of(&response).await)),
         Ok(_) | Err(Refusal::Other(_)) => Ok(None),
         Err(Refusal::LoggedOut(problem)) => Err(problem),
@@ -140,21 +145,26 @@ async fn done_or_absent(url: &str) -> Result<Option<Problem>, Problem> {
 }
 
 async fn text(url: &str, body: Option<&str>) -> Result<String, Refusal> {
-    let response = send(url, body, None).await?;
+    let response = send(url, body, RequestInit::new(), &within(ANSWER_MS)).await?;
     if !response.ok() {
         return Err(Refusal::Other(problem_of(&response).await));
     }
     body_of(&response).await.ok_or_else(|| Refusal::Other(silent()))
 }
 
+fn within(ms: u32) -> AbortSignal {
+    AbortSignal::timeout_with_u32(ms)
+}
+
 /// GET, or with a body POST. An answer of any status but 401 is an answer.
 pub(super) async fn send(
     url: &str,
     body: Option<&str>,
-    init: Option<RequestInit>,
+    init: RequestInit,
+    signal: &AbortSignal,
 ) -> Result<Response, Refusal> {
     let asked = || -> Result<_, JsValue> {
-        let init = init.unwrap_or_default();
+        init.set_signal(Some(signal));
         if let Some(body) = body {
             let headers = Headers::new()?;
             headers.set("content-type", "application/json")?;

@@ -1,7 +1,9 @@
 //! The two streams: events by `EventSource`, an attempt's output as raw bytes by `fetch`.
 
 use gloo_events::EventListener;
+use gloo_timers::callback::{Interval, Timeout};
 use serde::de::DeserializeOwned;
+use std::cell::Cell;
 use std::rc::Rc;
 use wasm_bindgen::{JsCast, JsValue};
 use wasm_bindgen_futures::{JsFuture, spawn_local};
@@ -13,9 +15,17 @@ use super::inbox::Inbox;
 use crate::model::OutputOf;
 use crate::update::{Feed, Msg};
 
+/// The boss says something every 5 s. After so much silence the connection is dead, whatever the browser believes.
+const SILENCE_MS: f64 = 20_000.0;
+/// So long it may take to say the first word; a browser may have tried a connection that was dead already.
+const ANSWER_MS: f64 = 5_000.0;
+/// How often that is looked at.
+const LOOK_MS: u32 = 2_000;
+
 /// Closed when dropped.
 pub(super) struct OpenFeed {
     source: EventSource,
+    _watchdog: Interval,
     _listeners: Vec<EventListener>,
 }
 
@@ -25,14 +35,22 @@ type Told = Box<dyn Fn(&EventSource, &Event) -> Msg>;
 impl OpenFeed {
     pub(super) fn open(inbox: &Rc<Inbox>, feed: Feed) -> Option<OpenFeed> {
         let url = match feed {
-            Feed::Runs => "/api/events".to_owned(),
-            Feed::Run { run, after: 0 } => format!("/api/runs/{run}/events"),
-            Feed::Run { run, after } => format!("/api/runs/{run}/events?after={after}"),
+            Feed::Runs => "/api/events?alive=1".to_owned(),
+            Feed::Run { run, after: 0 } => format!("/api/runs/{run}/events?alive=1"),
+            Feed::Run { run, after } => format!("/api/runs/{run}/events?alive=1&after={after}"),
         };
         let source = EventSource::new(&url).ok()?;
+        let heard_ms = Rc::new(Cell::new(js_sys::Date::now()));
         let listen = |name: &'static str, msg: Told| {
-            let (inbox, of) = (inbox.clone(), source.clone());
-            EventListener::new(&source, name, move |event| inbox.push(msg(&of, event)))
+            let (inbox, of, heard_ms) = (inbox.clone(), source.clone(), heard_ms.clone());
+            EventListener::new(&source, name, move |event| {
+                heard_ms.set(js_sys::Date::now());
+                inbox.push(msg(&of, event));
+            })
+        };
+        let alive = {
+            let heard_ms = heard_ms.clone();
+            EventListener::new(&source, "alive", move |_| heard_ms.set(js_sys::Date::now()))
         };
         let told = move |event: &Event| match feed {
             Feed::Runs => read(event, Msg::RunChanged),
@@ -55,8 +73,24 @@ impl OpenFeed {
                     gave_up: source.ready_state() == EventSource::CLOSED,
                 }),
             ),
+            alive,
         ];
-        Some(OpenFeed { source, _listeners: listeners })
+        let watchdog = {
+            let (inbox, of) = (inbox.clone(), source.clone());
+            Interval::new(LOOK_MS, move || {
+                let patience_ms = match of.ready_state() {
+                    EventSource::OPEN => SILENCE_MS,
+                    EventSource::CONNECTING => ANSWER_MS,
+                    // It tells so itself.
+                    _ => return,
+                };
+                if js_sys::Date::now() - heard_ms.get() > patience_ms {
+                    of.close();
+                    inbox.push(Msg::FeedLost { feed, gave_up: true });
+                }
+            })
+        };
+        Some(OpenFeed { source, _watchdog: watchdog, _listeners: listeners })
     }
 }
 
@@ -77,22 +111,38 @@ fn read<T: DeserializeOwned>(event: &Event, told: impl FnOnce(T) -> Msg) -> Msg 
 /// Streams an output from a byte on; the handle stops it, silently.
 pub(super) fn open_output(inbox: &Rc<Inbox>, of: OutputOf, from: u64) -> Option<AbortController> {
     let controller = AbortController::new().ok()?;
-    let (inbox, signal) = (inbox.clone(), controller.signal());
+    let (inbox, stop) = (inbox.clone(), controller.clone());
     spawn_local(async move {
-        let end = follow(&inbox, &of, from, &signal).await;
-        if !signal.aborted() {
+        let late = Rc::new(Cell::new(false));
+        let end = follow(&inbox, &of, from, &stop, &late).await;
+        if !stop.signal().aborted() || late.get() {
             inbox.push(end);
         }
     });
     Some(controller)
 }
 
-/// Answers what the stream's end means.
-async fn follow(inbox: &Rc<Inbox>, of: &OutputOf, from: u64, signal: &AbortSignal) -> Msg {
+/// Answers what the stream's end means. `late` is set where no answer came and it stopped by itself.
+async fn follow(
+    inbox: &Rc<Inbox>,
+    of: &OutputOf,
+    from: u64,
+    stop: &AbortController,
+    late: &Rc<Cell<bool>>,
+) -> Msg {
+    let signal = stop.signal();
     let init = if from > 0 { http::ranged(format!("bytes={from}-")) } else { RequestInit::new() };
-    init.set_signal(Some(signal));
     let url = format!("{}?attempt={}&follow=1", http::output_url(of), of.attempt);
-    let response = match http::send(&url, None, Some(init)).await {
+    let deadline = {
+        let (stop, late) = (stop.clone(), late.clone());
+        Timeout::new(ANSWER_MS as u32, move || {
+            late.set(true);
+            stop.abort();
+        })
+    };
+    let answer = http::send(&url, None, init, &signal).await;
+    deadline.cancel();
+    let response = match answer {
         Ok(response) => response,
         Err(Refusal::LoggedOut(problem)) => return Msg::LoggedOut(problem),
         Err(Refusal::Other(_)) => return Msg::OutputLost(of.clone()),
@@ -105,7 +155,7 @@ async fn follow(inbox: &Rc<Inbox>, of: &OutputOf, from: u64, signal: &AbortSigna
         400..500 => return Msg::OutputRefused(of.clone(), http::problem_of(&response).await),
         _ => return Msg::OutputLost(of.clone()),
     };
-    match read_all(inbox, of, at, &response, signal).await {
+    match read_all(inbox, of, at, &response, &signal).await {
         Ok(()) => Msg::OutputEnded(of.clone()),
         Err(_) => Msg::OutputLost(of.clone()),
     }

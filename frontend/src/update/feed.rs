@@ -14,9 +14,11 @@ pub(super) fn update(model: &mut Model, msg: Msg) -> Vec<Effect> {
         Msg::FeedOpened => {
             let was_lost = matches!(model.live, Live::Lost { .. });
             model.live = Live::Open;
-            match &model.page {
+            match &mut model.page {
                 // Nobody says what came and went in between.
                 Page::Runs(_) if was_lost => vec![Effect::FetchRuns { before: None }, Effect::FetchPipeline],
+                // What was lost may have been the way to the boss: the output has to come on a new one, too.
+                Page::Run(page) if was_lost => output::seen(page, true),
                 Page::Runs(_) | Page::Run(_) | Page::Nowhere => vec![],
             }
         }

@@ -21,6 +21,7 @@ use super::sessions::{self, Sessions};
 use super::store::StoreError;
 use super::{serve_output, ui};
 use crate::error::Refusal;
+use crate::http::Alive;
 use crate::{http, limits};
 
 #[derive(Clone)]
@@ -185,6 +186,14 @@ async fn rerun(
 #[derive(Deserialize)]
 struct After {
     after: Option<u32>,
+    /// 1 asks for keep-alives as events of that name: pages do not see comments.
+    alive: Option<u8>,
+}
+
+impl After {
+    fn alive(&self) -> Alive {
+        if self.alive == Some(1) { Alive::Event } else { Alive::Comment }
+    }
 }
 
 /// Where a reader of events stands: what its last event was, as its browser or itself remembers.
@@ -202,7 +211,8 @@ async fn events(
 ) -> Result<Response, Refusal> {
     let run = number(&run)?;
     api.runs.exists(run).await?;
-    let after = stands_at(&headers, &query(asked)?).map(Seq);
+    let asked = query(asked)?;
+    let after = stands_at(&headers, &asked).map(Seq);
     if let Some(after) = after
         && api.runs.follow(run).is_none()
         && api.runs.store().events_after(run, after, 1).await.map_err(RunsError::from)?.is_empty()
@@ -216,7 +226,7 @@ async fn events(
         Told::AtRest => http::sse_event(Some("end"), None, b"{}"),
     });
     // These end by themselves, with their run; a stop cuts them only where the run is left to the next boss.
-    Ok(http::sse_response(events, left))
+    Ok(http::sse_response(events, left, asked.alive()))
 }
 
 pub(crate) enum Told {
@@ -265,7 +275,8 @@ async fn comings(
     asked: Result<Query<After>, QueryRejection>,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
-    let after = match stands_at(&headers, &query(asked)?) {
+    let asked = query(asked)?;
+    let after = match stands_at(&headers, &asked) {
         Some(after) => after,
         None => {
             let latest = api.runs.store().latest_change().await.map_err(RunsError::from)?;
@@ -294,7 +305,7 @@ async fn comings(
             }
         }
     });
-    Ok(http::sse_response(told, api.stop))
+    Ok(http::sse_response(told, api.stop, asked.alive()))
 }
 
 #[derive(Deserialize)]

@@ -21,7 +21,7 @@ use super::trouble::SPOOL_HINT;
 use super::{disk, output};
 use crate::auth::{Token, worker_guard};
 use crate::error::Refusal;
-use crate::http::{sse_response, write_event};
+use crate::http::{Alive, sse_response, write_event};
 use crate::limits;
 
 #[derive(Clone)]
@@ -167,7 +167,7 @@ fn stream(api: &Api, step: &Arc<Step>, after: u64) -> Result<Response, Refusal> 
             "resume with the id of an event that this worker sent, or begin at 0",
         )
     })?;
-    Ok(sse_response(frames(reader, reading), api.cut.clone()))
+    Ok(sse_response(frames(reader, reading), api.cut.clone(), Alive::Comment))
 }
 
 fn frames(reader: Reader, reading: Reading) -> impl Stream<Item = Bytes> + Send {

@@ -14,6 +14,7 @@ mod network;
 mod odd_workers;
 mod output;
 mod page;
+mod readers;
 mod replayed;
 mod rerun;
 mod runs;

@@ -6,9 +6,10 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use nix::sys::signal::Signal;
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::ci::{Ci, Process, data_of, pipedef_of};
+use crate::wire::{Fate, Wire};
 
 /// A person waits so long for something to show, and no longer.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -34,6 +35,11 @@ impl Drop for Driver {
 impl Browser {
     /// Opens the boss's page by a new login link.
     async fn at(ci: &Ci) -> Browser {
+        Browser::over(ci, &ci.boss.base).await
+    }
+
+    /// The same, where the boss is reached by another address.
+    async fn over(ci: &Ci, base: &str) -> Browser {
         let mut driver = Command::new("chromedriver")
             .arg("--port=0")
             .stdout(Stdio::piped())
@@ -76,7 +82,8 @@ impl Browser {
             .expect("chromium starts");
         let browser = Browser { client, _driver: driver, _profile: profile };
         let (_, made) = ci.post("/api/login-links").await;
-        browser.client.goto(made["link"].as_str().expect("a link")).await.expect("the page loads");
+        let link = made["link"].as_str().expect("a link").replace(&ci.boss.base, base);
+        browser.client.goto(&link).await.expect("the page loads");
         browser
     }
 
@@ -92,14 +99,14 @@ impl Browser {
     /// Waits until the page, or a part of it, says something.
     async fn reads(&self, css: &str, words: &str) {
         let script = "const e = document.querySelector(arguments[0]); return e ? e.innerText : ''";
-        let deadline = std::time::Instant::now() + PATIENCE;
+        let deadline = Instant::now() + PATIENCE;
         loop {
             let text = self.client.execute(script, vec![css.into()]).await.expect("a script runs");
             let text = text.as_str().unwrap_or_default().to_owned();
             if text.contains(words) {
                 return;
             }
-            assert!(std::time::Instant::now() < deadline, "{css} never says {words:?}, but: {text}");
+            assert!(Instant::now() < deadline, "{css} never says {words:?}, but: {text}");
             // A browser offers nothing to wait on for "these words are somewhere in there".
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
@@ -228,13 +235,10 @@ async fn the_page_heals_when_the_boss_is_back() {
     let browser = Browser::at(&ci).await;
     browser.click("button.primary").await;
     browser.sees(".task.running").await;
-    let listen = ci.boss.base.strip_prefix("http://").unwrap().to_owned();
     ci.boss.signal(Signal::SIGKILL);
     ci.boss.child.wait().unwrap();
     browser.reads(".live", "econnecting").await;
-    let [data, pipedef] = [data_of(ci.folder.path()), pipedef_of(ci.folder.path())];
-    let [data, pipedef] = [&data, &pipedef].map(|path| path.to_str().unwrap());
-    ci.boss = Process::start(&["--boss", "--pipedef", pipedef, "--listen", &listen, "--data-dir", data]);
+    restart(&mut ci, &[]);
     browser.sees("section.verdict.passed").await;
     browser.close().await;
 }
@@ -306,4 +310,87 @@ async fn a_second_attempt_and_a_part_say_so_wherever_they_are_shown() {
         0.0
     );
     browser.close().await;
+}
+
+/// A laptop that changes its network: no packet tells the page that its connections are dead.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_notices_dead_connections() {
+    let mut ci = Ci::with(
+        "class One(Stage):\n    def task_a(self): run(WORKER, IMAGE, 'print begun; sleep 24; print the end')\n",
+    )
+    .await;
+    let wire = Wire::to(&ci.boss.base, |_| Fate::Fine).await;
+    restart(&mut ci, &["--public-url", &wire.base()]);
+    let browser = Browser::over(&ci, &wire.base()).await;
+    browser.click("button.primary").await;
+    browser.click(".task.running a").await;
+    browser.reads(".log", "begun").await;
+    wire.vanish();
+    let connections = wire.connections();
+    assert_eq!(ci.follow(1, |_, _| false).await.words(), "passed");
+    browser.sees("section.verdict.passed").await;
+    browser.reads(".log", "the end").await;
+    assert!(wire.connections() > connections && !wire.vanished().is_empty());
+    browser.close().await;
+}
+
+/// A million lines that were redrawn, and a line of a hundred megabytes: the page answers while it takes them in.
+#[tokio::test(flavor = "multi_thread")]
+async fn hellish_output_leaves_the_page_usable() {
+    let pipedef = r#"
+class One(Stage):
+    def task_returns(self):
+        run(WORKER, IMAGE, "yes \"$(printf 'a\\rb\\rc')\" | head -n 1000000; echo the last line")
+
+    def task_line(self):
+        run(WORKER, IMAGE, "head -c 100000000 /dev/zero | tr '\\000' x; echo; echo the last line")
+"#;
+    let ci = Ci::with_engine(pipedef, "docker").await;
+    let run = ci.run().await;
+    assert_eq!(run.words(), "passed", "{}", run.summary());
+    let browser = Browser::at(&ci).await;
+    browser.sees("ul.runs").await;
+    for task in ["returns", "line"] {
+        let opened = Instant::now();
+        browser.client.goto(&format!("{}/runs/{}/One.{task}", ci.boss.base, run.number)).await.unwrap();
+        let script = "const e = document.querySelector('.log'); return e ? e.innerText : ''";
+        let mut slowest = Duration::ZERO;
+        loop {
+            let asked = Instant::now();
+            let text = browser.client.execute(script, vec![]).await.expect("a script runs");
+            slowest = slowest.max(asked.elapsed());
+            if text.as_str().unwrap_or_default().contains("the last line") {
+                break;
+            }
+            assert!(opened.elapsed() < Duration::from_secs(60), "{task} does not show its last line: {text}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        figure(&format!("{task}: all there after {:?}, slowest answer {slowest:?}", opened.elapsed()));
+        assert!(slowest < Duration::from_secs(5), "{task}: the page did not answer for {slowest:?}");
+    }
+    browser.reads(".log", "left out here").await;
+    browser.click(".log .fold").await;
+    browser.reads(".log", "more in Raw").await;
+    browser.close().await;
+}
+
+#[expect(clippy::print_stderr, reason = "a figure to look at")]
+fn figure(figure: &str) {
+    eprintln!("{figure}");
+}
+
+/// The same boss once more, at the same address.
+fn restart(ci: &mut Ci, flags: &[&str]) {
+    let base = ci.boss.base.clone();
+    let listen = base.strip_prefix("http://").unwrap();
+    if ci.boss.child.try_wait().unwrap().is_none() {
+        ci.boss.signal(Signal::SIGKILL);
+        ci.boss.child.wait().unwrap();
+    }
+    let [data, pipedef] = [data_of(ci.folder.path()), pipedef_of(ci.folder.path())];
+    let [data, pipedef] = [&data, &pipedef].map(|path| path.to_str().unwrap());
+    let usual = ["--boss", "--pipedef", pipedef, "--listen", listen, "--data-dir", data];
+    ci.boss = Process::start(&[&usual, flags].concat());
+    // What it says is its public address.
+    ci.boss.base = base;
 }

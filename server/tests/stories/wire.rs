@@ -42,6 +42,8 @@ struct Shared {
     made: AtomicUsize,
     cuts: AtomicUsize,
     down: watch::Sender<bool>,
+    /// Changes where all connections that there are vanish.
+    out: watch::Sender<()>,
     vanished: Mutex<Vec<Vanished>>,
 }
 
@@ -66,6 +68,7 @@ impl Wire {
             made: AtomicUsize::new(0),
             cuts: AtomicUsize::new(0),
             down: watch::Sender::new(false),
+            out: watch::Sender::new(()),
             vanished: Mutex::default(),
         });
         let carrying = tokio::spawn(carry_all(listener, shared.clone()));
@@ -86,6 +89,11 @@ impl Wire {
 
     pub(crate) fn vanished(&self) -> Vec<Vanished> {
         self.shared.vanished.lock().expect("no panic under this lock").clone()
+    }
+
+    /// The connections that there are now vanish.
+    pub(crate) fn vanish(&self) {
+        self.shared.out.send_replace(());
     }
 
     /// Every connection is reset and none is taken, for so long.
@@ -137,7 +145,7 @@ async fn carry(mut near: TcpStream, number: usize, shared: Arc<Shared>) {
         Fate::StallDown(at) | Fate::Vanish(at) => (usize::MAX, at),
         Fate::StallUp(at) => (at, usize::MAX),
     };
-    let mut broken = shared.down.subscribe();
+    let (mut broken, mut out) = (shared.down.subscribe(), shared.out.subscribe());
     let (mut up, mut down) = (Way::of(up_limit), Way::of(down_limit));
     loop {
         if up.left == 0 || down.left == 0 {
@@ -146,17 +154,14 @@ async fn carry(mut near: TcpStream, number: usize, shared: Arc<Shared>) {
                     shared.cuts.fetch_add(1, Ordering::SeqCst);
                     break;
                 }
-                Fate::Vanish(_) => {
-                    let vanished = vanish(&near, &far);
-                    shared.vanished.lock().expect("no panic under this lock").push(vanished);
-                    return std::future::pending().await;
-                }
+                Fate::Vanish(_) => return vanish(&near, &far, &shared).await,
                 // The other way goes on.
                 Fate::StallDown(_) | Fate::StallUp(_) | Fate::Fine => {}
             }
         }
         let carried = tokio::select! {
             () = is_down(&mut broken) => break,
+            Ok(()) = out.changed() => return vanish(&near, &far, &shared).await,
             read = near.read(&mut up.buffer[..up.left.min(CHUNK)]), if up.left > 0 => up.pass(read, &mut far).await,
             read = far.read(&mut down.buffer[..down.left.min(CHUNK)]), if down.left > 0 => down.pass(read, &mut near).await,
         };
@@ -201,11 +206,18 @@ fn reset(stream: TcpStream) {
     SockRef::from(&stream).set_linger(Some(Duration::ZERO)).expect("a socket lingers as told");
 }
 
-fn vanish(near: &TcpStream, far: &TcpStream) -> Vanished {
+/// Holds both sockets, deaf, for as long as the wire lives.
+async fn vanish(near: &TcpStream, far: &TcpStream, shared: &Shared) {
     drop_all_packets(near);
     drop_all_packets(far);
     let port = |address: std::io::Result<SocketAddr>| address.expect("it is connected").port();
-    Vanished { at: Instant::now(), client_port: port(near.peer_addr()), wire_port: port(far.local_addr()) }
+    let vanished = Vanished {
+        at: Instant::now(),
+        client_port: port(near.peer_addr()),
+        wire_port: port(far.local_addr()),
+    };
+    shared.vanished.lock().expect("no panic under this lock").push(vanished);
+    std::future::pending().await
 }
 
 /// The kernel throws away whatever arrives for this socket, before it looks at it: nothing is acknowledged, nothing
