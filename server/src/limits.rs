@@ -99,10 +99,19 @@ pub(crate) const HAND_OVER: Duration = Duration::from_secs(4);
 pub(crate) const ENGINE_AWAY: Duration = Duration::from_secs(60);
 pub(crate) const ENGINE_RETRY: Duration = Duration::from_millis(500);
 
-/// Calls of Docker that only look, that change something, and that start a container.
-pub(crate) const DOCKER_LOOK: Duration = Duration::from_secs(5);
+/// Calls of Docker that ask whether it is there, that only look, that change something, and that start a container.
+/// On a busy machine a look may wait for the start of another container; that is no reason to give a step up.
+pub(crate) const DOCKER_PING: Duration = Duration::from_secs(5);
+pub(crate) const DOCKER_LOOK: Duration = Duration::from_secs(15);
 pub(crate) const DOCKER_CHANGE: Duration = Duration::from_secs(30);
 pub(crate) const DOCKER_START: Duration = Duration::from_secs(60);
 
+/// When nothing was heard of a container for so long, Docker is asked whether it still runs: its streams have no
+/// keep-alive, and one that is broken may look like one on which nothing happens.
+pub(crate) const DOCKER_SILENCE: Duration = Duration::from_secs(30);
+
 /// After the end of a container, the rest of its output has to arrive with no longer pause than this.
 pub(crate) const LAST_OUTPUT: Duration = Duration::from_secs(10);
+
+/// The output of a container closes when the container ends, and not so much earlier. What does was cut.
+pub(crate) const OUTPUT_CLOSED: Duration = Duration::from_millis(500);

@@ -2,6 +2,7 @@
 
 mod crash;
 mod descriptor;
+mod dockerd;
 mod engines;
 mod model;
 mod queue;

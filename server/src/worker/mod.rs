@@ -36,6 +36,7 @@ use crate::signals::Stop;
 use engine::{Docker, Engine, Fault};
 use steps::{Capacity, Steps};
 
+pub(crate) use engine::Deadlines;
 #[cfg(test)]
 pub(crate) use engine::Fake;
 pub(crate) use steps::Patience;
@@ -123,7 +124,7 @@ impl PrivateWorker {
 
 /// Removes the containers of an instance whose process is gone.
 pub(crate) async fn sweep_instance(instance: &str) -> Result<(), SetupError> {
-    let docker = Engine::Docker(Docker::new(None, instance, 1, Vec::new()));
+    let docker = Engine::Docker(Docker::new(None, instance, 1, Vec::new(), Deadlines::default()));
     docker.sweep(&|_| false).await.map(drop).map_err(setup_error)
 }
 
@@ -147,6 +148,7 @@ pub(crate) struct Setup {
     /// What all spools together may take on disk.
     pub(crate) spool_bytes: u64,
     pub(crate) patience: Patience,
+    pub(crate) deadlines: Deadlines,
 }
 
 #[derive(Clone)]
@@ -171,6 +173,7 @@ impl Setup {
             max_output_bytes: limits::OUTPUT_CAP_BYTES,
             spool_bytes: limits::SPOOL_BYTES,
             patience: Patience::default(),
+            deadlines: Deadlines::default(),
         }
     }
 }
@@ -193,7 +196,7 @@ impl Worker {
         let (max_output_bytes, spool_bytes) = (setup.max_output_bytes, setup.spool_bytes);
         let engine = match engine {
             EngineChoice::Docker { host } => {
-                Engine::Docker(Docker::new(host.as_deref(), &instance, slots, allow_caps))
+                Engine::Docker(Docker::new(host.as_deref(), &instance, slots, allow_caps, setup.deadlines))
             }
             EngineChoice::Fake(fake) => Engine::Fake(fake),
         };

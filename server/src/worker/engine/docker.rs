@@ -8,16 +8,18 @@
 mod body;
 mod client;
 mod clock;
+mod deadlines;
 mod images;
+mod output;
 mod watch;
 
 use bollard::Docker as Client;
-use bollard::models::{ContainerCreateBody, ContainerInspectResponse, ContainerStateStatusEnum};
+use bollard::models::{ContainerCreateBody, ContainerInspectResponse, ContainerSummary};
 use bollard::query_parameters::{
     AttachContainerOptions, CreateContainerOptions, InspectContainerOptions, InspectNetworkOptions,
     KillContainerOptions, ListContainersOptions, RemoveContainerOptions, StartContainerOptions,
 };
-use common::{StepId, StepSpec};
+use common::{Reason, StepId, StepSpec};
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
@@ -28,6 +30,9 @@ use super::{AHEAD, Fault, Happening, Job, News, Running, Signal};
 use crate::limits;
 use client::Trouble;
 use images::Pulls;
+use output::Output;
+
+pub(crate) use deadlines::Deadlines;
 
 const INSTANCE: &str = "bettertest.instance";
 const STEP: &str = "bettertest.step";
@@ -49,29 +54,47 @@ struct Inner {
     slots: usize,
     /// Capabilities beyond the usual six, by the worker's operator.
     allow_caps: Vec<String>,
+    deadlines: Deadlines,
     /// Made at the first use: a worker may be there before its Docker is.
     client: Mutex<Option<Client>>,
     pulls: Pulls,
     /// Of the machine on which Docker runs.
     memory_total: OnceCell<u64>,
+    /// Set once this Docker was seen to be one that we can use.
+    usable: OnceCell<()>,
 }
 
 impl Docker {
-    pub(crate) fn new(host: Option<&str>, instance: &str, slots: usize, allow_caps: Vec<String>) -> Docker {
+    pub(crate) fn new(
+        host: Option<&str>,
+        instance: &str,
+        slots: usize,
+        allow_caps: Vec<String>,
+        deadlines: Deadlines,
+    ) -> Docker {
         Docker(Arc::new(Inner {
             host: host.unwrap_or(client::DEFAULT_HOST).to_owned(),
             instance: instance.to_owned(),
             slots,
             allow_caps,
+            deadlines,
             client: Mutex::new(None),
             pulls: Pulls::default(),
             memory_total: OnceCell::new(),
+            usable: OnceCell::new(),
         }))
+    }
+
+    fn deadlines(&self) -> &Deadlines {
+        &self.0.deadlines
     }
 
     pub(super) async fn check(&self) -> Result<(), Fault> {
         let client = self.client().await?;
-        self.call(limits::DOCKER_LOOK, client.ping()).await.map(drop).map_err(|trouble| self.fault(trouble))
+        let pinged = self.call(self.deadlines().ping, client.ping()).await;
+        pinged.map_err(|trouble| self.fault(trouble))?;
+        let look = || async { self.made_by(&client).await.map(drop) };
+        self.0.usable.get_or_try_init(look).await.copied()
     }
 
     pub(super) async fn prepare(
@@ -86,14 +109,10 @@ impl Docker {
         let client = self.client().await?;
         let name = self.container_name(&job.step);
         let memory = self.memory_bytes(&client, &job.spec).await?;
-        let made_by = match self.which(&client).await {
-            Ok(which) => Some(which),
-            Err(Trouble::NotFound(_)) => None,
-            Err(trouble) => return Err(self.fault(trouble)),
-        };
+        let made_by = self.made_by(&client).await?;
         let body = body::container(&self.0, job, memory, made_by);
         let mut made = self.create(&client, &name, &body).await;
-        let give_up = Instant::now() + limits::DOCKER_CHANGE;
+        let give_up = Instant::now() + self.deadlines().change;
         while matches!(made, Err(Trouble::Conflict(_))) && Instant::now() < give_up {
             // An earlier try of this very step, whose answer was lost or which a crash cut short.
             if let Some(running) = self.adopt_named(&client, &name).await? {
@@ -113,12 +132,12 @@ impl Docker {
             }
             trouble => self.start_failed(trouble),
         })?;
-        let started = self.attach_and_start(&client, &name).await;
+        let started = self.attach_and_start(&client, &container).await;
         if started.is_err() {
             // What did not start is not to stay. Where this fails too, the next sweep removes it.
-            drop(self.remove(&job.step).await);
+            drop(self.remove_named(&client, &container).await);
         }
-        let happenings = self.watch(client, name, started?);
+        let happenings = self.watch(client, container.clone(), started?);
         let image_digest = job.image_digest.clone();
         let container = short(container);
         Ok(Running { container, image_digest, age: Duration::ZERO, has_ended: false, happenings })
@@ -132,20 +151,20 @@ impl Docker {
     ) -> Result<String, Trouble> {
         let options = CreateContainerOptions { name: Some(name.to_owned()), platform: String::new() };
         let made = client.create_container(Some(options), body.clone());
-        self.call(limits::DOCKER_CHANGE, made).await.map(|made| made.id)
+        self.call(self.deadlines().change, made).await.map(|made| made.id)
     }
 
-    async fn attach_and_start(&self, client: &Client, name: &str) -> Result<watch::Output, Fault> {
-        let output = self.attach(client, name).await.map_err(|trouble| self.start_failed(trouble))?;
-        let start = client.start_container(name, None::<StartContainerOptions>);
-        match self.call(limits::DOCKER_START, start).await {
+    async fn attach_and_start(&self, client: &Client, container: &str) -> Result<Output, Fault> {
+        let output = self.attach(client, container).await.map_err(|trouble| self.start_failed(trouble))?;
+        let start = client.start_container(container, None::<StartContainerOptions>);
+        match self.call(self.deadlines().start, start).await {
             Ok(()) => Ok(output),
             Err(Trouble::Away(message)) => {
                 // The answer was lost, but perhaps not the start.
-                let state = self.inspect(client, name).await.ok().and_then(|found| found.state);
-                match state.and_then(|state| state.status) {
-                    Some(ContainerStateStatusEnum::RUNNING | ContainerStateStatusEnum::EXITED) => Ok(output),
-                    _ => Err(self.fault(Trouble::Away(message))),
+                let found = self.inspect(client, container).await.ok();
+                match found.as_ref().and_then(watch::started_at) {
+                    Some(_) => Ok(output),
+                    None => Err(self.fault(Trouble::Away(message))),
                 }
             }
             Err(trouble) => Err(self.start_failed(trouble)),
@@ -154,7 +173,13 @@ impl Docker {
 
     pub(super) async fn adopt(&self, step: &StepId) -> Result<Option<Running>, Fault> {
         let client = self.client().await?;
-        self.adopt_named(&client, &self.container_name(step)).await
+        if let Some(running) = self.adopt_named(&client, &self.container_name(step)).await? {
+            return Ok(Some(running));
+        }
+        match self.renamed(&client, step).await.map_err(|trouble| self.fault(trouble))? {
+            Some(container) => self.adopt_named(&client, &container).await,
+            None => Ok(None),
+        }
     }
 
     /// None where no such container was ever started; one that was made only is left as it is.
@@ -169,16 +194,30 @@ impl Docker {
         let finished = watch::finished_at(&found);
         let (has_ended, until) = (finished.is_some(), finished.unwrap_or_else(SystemTime::now));
         let age = until.duration_since(started).unwrap_or_default();
+        let container = found.id.unwrap_or_else(|| name.to_owned());
         // Whether it still runs or not, and what to make of that, is seen by the one who watches it.
-        let happenings = self.watch(client.clone(), name.to_owned(), watch::Output::missed());
-        let (container, image_digest) =
-            (short(found.id.unwrap_or_default()), found.image.unwrap_or_default());
+        let happenings = self.watch(client.clone(), container.clone(), Output::Broken);
+        let (container, image_digest) = (short(container), found.image.unwrap_or_default());
         Ok(Some(Running { container, image_digest, age, has_ended, happenings }))
     }
 
-    fn watch(&self, client: Client, name: String, output: watch::Output) -> mpsc::Receiver<Happening> {
+    /// The container of a step that has not its name any more: people rename things. What we hold in our hands
+    /// goes by its id, so that this is asked only where the name leads nowhere.
+    async fn renamed(&self, client: &Client, step: &StepId) -> Result<Option<String>, Trouble> {
+        let labels = vec![format!("{INSTANCE}={}", self.0.instance), format!("{STEP}={step}")];
+        let found = self.labelled(client, labels).await?;
+        Ok(found.into_iter().find_map(|container| container.id))
+    }
+
+    async fn labelled(&self, client: &Client, labels: Vec<String>) -> Result<Vec<ContainerSummary>, Trouble> {
+        let filters = Some(HashMap::from([("label".to_owned(), labels)]));
+        let options = ListContainersOptions { all: true, filters, ..Default::default() };
+        self.call(self.deadlines().change, client.list_containers(Some(options))).await
+    }
+
+    fn watch(&self, client: Client, container: String, output: Output) -> mpsc::Receiver<Happening> {
         let (tell, happenings) = mpsc::channel(AHEAD);
-        let watcher = watch::Watcher::new(self.clone(), client, name, tell);
+        let watcher = watch::Watcher::new(self.clone(), client, container, tell);
         // It ends with its container, or as soon as nobody listens any more.
         tokio::spawn(watcher.watch(output));
         happenings
@@ -190,25 +229,47 @@ impl Docker {
             Signal::Term => "SIGTERM",
             Signal::Kill => "SIGKILL",
         };
-        let name = self.container_name(step);
-        let options = KillContainerOptions { signal: signal.to_owned() };
-        match self.call(limits::DOCKER_CHANGE, client.kill_container(&name, Some(options))).await {
+        let mut sent = self.kill(&client, &self.container_name(step), signal).await;
+        if let Err(Trouble::NotFound(_)) = sent {
+            sent = match self.renamed(&client, step).await {
+                Ok(Some(container)) => self.kill(&client, &container, signal).await,
+                Ok(None) => Ok(()),
+                Err(trouble) => Err(trouble),
+            };
+        }
+        match sent {
             Ok(()) | Err(Trouble::NotFound(_) | Trouble::Conflict(_)) => Ok(()),
             Err(trouble) => Err(self.fault(trouble)),
         }
     }
 
-    pub(super) async fn remove(&self, step: &StepId) -> Result<(), Fault> {
-        let client = self.client().await?;
-        let removed = self.remove_named(&client, &self.container_name(step)).await;
-        removed.map_err(|trouble| self.fault(trouble))
+    async fn kill(&self, client: &Client, name: &str, signal: &str) -> Result<(), Trouble> {
+        let options = KillContainerOptions { signal: signal.to_owned() };
+        // A signal can be sent twice, so that its answer is not waited for as long as that of another change.
+        self.call(self.deadlines().look, client.kill_container(name, Some(options))).await
     }
 
-    async fn remove_named(&self, client: &Client, name: &str) -> Result<(), Trouble> {
+    pub(super) async fn remove(&self, step: &StepId) -> Result<(), Fault> {
+        let client = self.client().await?;
+        let removed = async {
+            if self.remove_named(&client, &self.container_name(step)).await? {
+                return Ok(());
+            }
+            match self.renamed(&client, step).await? {
+                Some(container) => self.remove_named(&client, &container).await.map(drop),
+                None => Ok(()),
+            }
+        };
+        removed.await.map_err(|trouble| self.fault(trouble))
+    }
+
+    /// Answers whether there was one.
+    async fn remove_named(&self, client: &Client, name: &str) -> Result<bool, Trouble> {
         let options = RemoveContainerOptions { force: true, v: true, link: false };
-        match self.call(limits::DOCKER_CHANGE, client.remove_container(name, Some(options))).await {
+        match self.call(self.deadlines().change, client.remove_container(name, Some(options))).await {
             // A conflict: its removal is under way already.
-            Ok(()) | Err(Trouble::NotFound(_) | Trouble::Conflict(_)) => Ok(()),
+            Ok(()) | Err(Trouble::Conflict(_)) => Ok(true),
+            Err(Trouble::NotFound(_)) => Ok(false),
             Err(trouble) => Err(trouble),
         }
     }
@@ -216,7 +277,7 @@ impl Docker {
     /// Not by force: one that Docker starts at this moment is to be found running, not to be killed and run again.
     async fn remove_unstarted(&self, client: &Client, name: &str) -> Result<(), Trouble> {
         let options = RemoveContainerOptions { force: false, v: true, link: false };
-        match self.call(limits::DOCKER_CHANGE, client.remove_container(name, Some(options))).await {
+        match self.call(self.deadlines().change, client.remove_container(name, Some(options))).await {
             Ok(()) | Err(Trouble::NotFound(_) | Trouble::Conflict(_)) => Ok(()),
             Err(trouble) => Err(trouble),
         }
@@ -224,10 +285,8 @@ impl Docker {
 
     pub(super) async fn sweep(&self, keep: &(dyn Fn(&str) -> bool + Sync)) -> Result<HashSet<String>, Fault> {
         let client = self.client().await?;
-        let labelled = HashMap::from([("label".to_owned(), vec![INSTANCE.to_owned()])]);
-        let options = ListContainersOptions { all: true, filters: Some(labelled), ..Default::default() };
-        let listed = client.list_containers(Some(options));
-        let found = self.call(limits::DOCKER_CHANGE, listed).await.map_err(|trouble| self.fault(trouble))?;
+        let found = self.labelled(&client, vec![INSTANCE.to_owned()]).await;
+        let found = found.map_err(|trouble| self.fault(trouble))?;
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
         let mut left = HashSet::new();
         for container in found {
@@ -255,22 +314,34 @@ impl Docker {
         Ok(left)
     }
 
-    async fn attach(&self, client: &Client, name: &str) -> Result<watch::Output, Trouble> {
+    async fn attach(&self, client: &Client, name: &str) -> Result<Output, Trouble> {
         let options =
             AttachContainerOptions { stdout: true, stderr: true, stream: true, ..Default::default() };
         let attached = client.attach_container(name, Some(options));
-        self.call(limits::DOCKER_LOOK, attached).await.map(|attached| watch::Output::live(attached.output))
+        self.call(self.deadlines().look, attached).await.map(|attached| Output::Live(attached.output))
     }
 
     async fn inspect(&self, client: &Client, name: &str) -> Result<ContainerInspectResponse, Trouble> {
         let inspected = client.inspect_container(name, None::<InspectContainerOptions>);
-        self.call(limits::DOCKER_LOOK, inspected).await
+        self.call(self.deadlines().look, inspected).await
+    }
+
+    /// Which Docker it is, for the label of a container. Without an answer no exit code could ever be believed.
+    async fn made_by(&self, client: &Client) -> Result<String, Fault> {
+        self.which(client).await.map_err(|trouble| match trouble {
+            Trouble::NotFound(_) => Fault::new(
+                Reason::EngineUnavailable,
+                format!("docker at {} has no network \"bridge\", which steps need", self.0.host),
+                "start it without --bridge=none (\"bridge\" in its daemon.json)",
+            ),
+            trouble => self.fault(trouble),
+        })
     }
 
     /// A name that is another one when Docker was restarted.
     async fn which(&self, client: &Client) -> Result<String, Trouble> {
         let look = client.inspect_network("bridge", None::<InspectNetworkOptions>);
-        let found = self.call(limits::DOCKER_LOOK, look).await?;
+        let found = self.call(self.deadlines().look, look).await?;
         found.id.ok_or_else(|| Trouble::NotFound("the network bridge has no id".to_owned()))
     }
 
@@ -281,7 +352,7 @@ impl Docker {
             return Ok(bytes);
         }
         let ask = || async {
-            let info = self.call(limits::DOCKER_LOOK, client.info()).await?;
+            let info = self.call(self.deadlines().look, client.info()).await?;
             Ok(info.mem_total.and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(0))
         };
         let total = *self.0.memory_total.get_or_try_init(ask).await.map_err(|trouble| self.fault(trouble))?;

@@ -19,7 +19,7 @@ pub(super) fn container(
     docker: &Inner,
     job: &Job,
     memory_bytes: u64,
-    made_by: Option<String>,
+    made_by: String,
 ) -> ContainerCreateBody {
     let spec = &job.spec;
     let words = match &spec.command {
@@ -29,12 +29,12 @@ pub(super) fn container(
     // An entrypoint of ours with an empty command leaves nothing of the image's own two.
     let (entrypoint, cmd) = if spec.entrypoint { (None, words) } else { (Some(words), Vec::new()) };
     let labels = [
-        (INSTANCE, Some(docker.instance.clone())),
-        (STEP, Some(job.step.to_string())),
-        (DEADLINE, Some(job.deadline_s.to_string())),
+        (INSTANCE, docker.instance.clone()),
+        (STEP, job.step.to_string()),
+        (DEADLINE, job.deadline_s.to_string()),
         (MADE_BY, made_by),
     ];
-    let labels = labels.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
+    let labels = labels.map(|(name, value)| (name.to_owned(), value));
     ContainerCreateBody {
         // The image's id, not its name: a tag that moves in between changes nothing.
         image: Some(job.image_digest.clone()),
@@ -43,7 +43,7 @@ pub(super) fn container(
         env: Some(spec.env.iter().map(|(name, value)| format!("{name}={value}")).collect()),
         user: spec.user.clone(),
         working_dir: spec.workdir.clone(),
-        labels: Some(labels.collect()),
+        labels: Some(HashMap::from(labels)),
         attach_stdin: Some(false),
         attach_stdout: Some(true),
         attach_stderr: Some(true),

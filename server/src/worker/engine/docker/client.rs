@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use super::super::Fault;
 use super::Docker;
-use crate::limits;
 
 pub(super) const DEFAULT_HOST: &str = "unix:///var/run/docker.sock";
 
@@ -36,7 +35,7 @@ impl Docker {
             return Ok(client);
         }
         let client = self.connect().map_err(|error| self.fault(trouble_of(error)))?;
-        let negotiated = self.call(limits::DOCKER_LOOK, client.negotiate_version()).await;
+        let negotiated = self.call(self.deadlines().ping, client.negotiate_version()).await;
         let client = negotiated.map_err(|trouble| self.fault(trouble))?;
         let version = client.client_version();
         if (version.major_version, version.minor_version) < OLDEST_API {
@@ -52,7 +51,7 @@ impl Docker {
 
     fn connect(&self) -> Result<Client, Error> {
         let host = self.0.host.as_str();
-        let seconds = limits::DOCKER_START.as_secs();
+        let seconds = self.deadlines().start.as_secs().max(1);
         let version = bollard::API_DEFAULT_VERSION;
         if host.starts_with("tcp://") || host.starts_with("http://") {
             return Client::connect_with_http(host, seconds, version);

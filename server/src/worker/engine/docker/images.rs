@@ -58,7 +58,7 @@ pub(super) async fn resolve(
 }
 
 async fn local(docker: &Docker, client: &Client, image: &str) -> Result<Option<String>, Fault> {
-    match docker.call(limits::DOCKER_LOOK, client.inspect_image(image)).await {
+    match docker.call(docker.deadlines().look, client.inspect_image(image)).await {
         Ok(found) => Ok(found.id),
         Err(Trouble::NotFound(_)) => Ok(None),
         // Such as a name with capital letters.
@@ -145,12 +145,12 @@ async fn pull_now(
         }
         Ok(())
     };
-    match tokio::time::timeout(limits::PULL, all).await {
+    match tokio::time::timeout(docker.deadlines().pull, all).await {
         Ok(Ok(())) => Ok(()),
         Ok(Err(error)) => Err(refused(docker, image, trouble_of(error))),
         Err(_) => Err(Fault::new(
             Reason::PullTimeout,
-            format!("pulling image \"{image}\" took longer than {} s", limits::PULL.as_secs()),
+            format!("pulling image \"{image}\" took longer than {} s", docker.deadlines().pull.as_secs()),
             format!("pull it on this worker beforehand: docker pull {image}"),
         )),
     }

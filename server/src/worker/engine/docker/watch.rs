@@ -5,15 +5,16 @@
 //! `wait` then, and where systemd holds its socket the next call goes to the next Docker without a pause. So an
 //! exit code is believed only from the Docker that made the container. Which one that was is in a label: each
 //! Docker makes its network `bridge` anew when it begins, unless it keeps its containers. No clock has a say.
+//!
+//! Nor is a stream believed that says nothing: an answer to `wait` may never come, and output may be cut. Each is
+//! only a sign that it is time to look, and after some silence we look without one.
 
 use bollard::Docker as Client;
-use bollard::container::LogOutput;
 use bollard::errors::Error;
-use bollard::models::{ContainerInspectResponse, ContainerStateStatusEnum};
+use bollard::models::{ContainerInspectResponse, ContainerStateStatusEnum, ContainerWaitResponse};
 use bollard::query_parameters::WaitContainerOptions;
-use bytes::BytesMut;
-use common::{Reason, Stream as Of};
-use futures_util::{FutureExt as _, Stream, StreamExt as _};
+use common::Reason;
+use futures_util::{Stream, StreamExt as _};
 use std::pin::Pin;
 use std::time::SystemTime;
 use tokio::sync::mpsc;
@@ -21,57 +22,46 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::super::{Exit, Fault, Happening};
 use super::client::Trouble;
+use super::output::Output;
 use super::{Docker, MADE_BY, clock};
 use crate::limits;
 
-/// More is not waited for once there is so much.
-const BATCH_BYTES: usize = 128 * 1024;
+/// The exit code that a Docker which keeps its containers gives to those that ended in the moment in which it was
+/// restarted. Commands end with it too, but then Docker was there.
+const NOT_KNOWN: u8 = 255;
 
-/// Less than this is waited on a little, in case it is one of many small writes. More is a step that prints as
-/// fast as it can, and is not to be slowed down.
-const SMALL_BYTES: usize = 8 * 1024;
-
-type Pieces = Pin<Box<dyn Stream<Item = Result<LogOutput, Error>> + Send>>;
-
-/// What a container prints, if we are attached to it.
-pub(super) struct Output(Option<Pieces>);
-
-impl Output {
-    pub(super) fn live(pieces: Pieces) -> Output {
-        Output(Some(pieces))
-    }
-
-    /// Of a container that nobody was attached to.
-    pub(super) fn missed() -> Output {
-        Output(None)
-    }
-}
+type Wait = Pin<Box<dyn Stream<Item = Result<ContainerWaitResponse, Error>> + Send>>;
 
 pub(super) struct Watcher {
     docker: Docker,
     client: Client,
-    name: String,
+    /// The id, which stays whatever people rename.
+    container: String,
     tell: mpsc::Sender<Happening>,
 }
 
 /// Nobody listens any more.
 struct Unheard;
 
-enum Followed {
-    /// Docker says that it is over, and all that it printed was passed on.
-    ToTheEnd,
-    /// Docker stopped talking.
-    Broken,
+/// Why it is time to look at the container.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sign {
+    /// `wait` was answered.
+    Waited,
+    /// It broke: Docker may have gone.
+    WaitBroke,
+    /// Its output broke or closed, or nothing came for long.
+    Output,
 }
 
 impl Watcher {
     pub(super) fn new(
         docker: Docker,
         client: Client,
-        name: String,
+        container: String,
         tell: mpsc::Sender<Happening>,
     ) -> Watcher {
-        Watcher { docker, client, name, tell }
+        Watcher { docker, client, container, tell }
     }
 
     pub(super) async fn watch(self, output: Output) {
@@ -81,118 +71,124 @@ impl Watcher {
     }
 
     async fn until_known(&self, mut output: Output) -> Result<Happening, Unheard> {
+        let mut wait = self.wait();
+        let mut was_away = false;
         loop {
-            let followed = match output.0.take() {
-                Some(pieces) => self.follow(pieces).await?,
-                None => Followed::Broken,
-            };
-            let (found, at_once) = match self.look().await? {
-                Ok(seen) => seen,
-                Err(fault) => return Ok(Happening::Lost { fault, exit_code: None }),
+            let sign = self.follow(&mut output, &mut wait).await?;
+            was_away |= sign == Sign::WaitBroke;
+            let found = match self.look().await? {
+                Ok(found) => found,
+                Err(fault) => {
+                    self.tell_rest(&mut output, None).await?;
+                    return Ok(Happening::Lost { fault, exit_code: None });
+                }
             };
             if has_ended(&found) {
-                let heard_all = matches!(followed, Followed::ToTheEnd);
-                if !heard_all {
-                    self.tell(Happening::Gap).await?;
-                }
-                return self.conclude(&found, heard_all && at_once).await;
+                self.tell_rest(&mut output, finished_at(&found)).await?;
+                return self.conclude(&found, was_away).await;
             }
             if started_at(&found).is_none() {
-                let fault = Fault {
-                    reason: Reason::ExitUnknown,
-                    message: "docker says of a container that it ran that it never started".to_owned(),
-                    hint: None,
-                };
-                return Ok(Happening::Lost { fault, exit_code: None });
+                return self.never_started(&found).await;
             }
-            // It still runs: listen again, from here on.
-            match self.docker.attach(&self.client, &self.name).await {
-                Ok(live) => {
-                    output = live;
-                    self.tell(Happening::Gap).await?;
+            // It still runs.
+            if output.is_cut() {
+                match self.docker.attach(&self.client, &self.container).await {
+                    Ok(live) => {
+                        output = live;
+                        self.tell(Happening::Gap).await?;
+                    }
+                    Err(_) => {
+                        output = Output::Broken;
+                        sleep(limits::ENGINE_RETRY).await;
+                    }
                 }
-                Err(_) => sleep(limits::ENGINE_RETRY).await,
+            }
+            if sign != Sign::Output {
+                sleep(limits::ENGINE_RETRY).await;
+                wait = self.wait();
             }
         }
     }
 
-    /// Passes on what is printed, until Docker says that the container has ended.
-    async fn follow(&self, mut pieces: Pieces) -> Result<Followed, Unheard> {
+    fn wait(&self) -> Wait {
         // `not-running` answers at once of a container that was not started yet. This one was.
         let condition = WaitContainerOptions { condition: "not-running".to_owned() };
-        let wait = self.client.wait_container(&self.name, Some(condition));
-        let mut wait = std::pin::pin!(wait);
-        let mut open = true;
+        Box::pin(self.client.wait_container(&self.container, Some(condition)))
+    }
+
+    /// Passes on what is printed, until there is a sign that it may be over.
+    async fn follow(&self, output: &mut Output, wait: &mut Wait) -> Result<Sign, Unheard> {
         let mut told = Instant::now();
         loop {
+            let look_at = match output {
+                Output::Live(_) => told + self.docker.deadlines().silence,
+                Output::Closed(closed) => closed.overdue(),
+                Output::Broken => return Ok(Sign::Output),
+            };
             tokio::select! {
-                piece = pieces.next(), if open => {
-                    let mut batch = Batch::default();
-                    open = batch.add(piece) && batch.fill(&mut pieces);
-                    if open && batch.bytes < SMALL_BYTES && told.elapsed() < limits::OUTPUT_PACE {
-                        sleep_until(told + limits::OUTPUT_PACE).await;
-                        open = batch.fill(&mut pieces);
+                piece = output.next() => {
+                    for (stream, bytes) in output.batch(piece, told).await {
+                        self.tell(Happening::Output(stream, bytes)).await?;
                     }
-                    self.tell_all(batch).await?;
                     told = Instant::now();
                 }
-                answer = wait.next() => match answer {
-                    Some(Ok(_) | Err(Error::DockerContainerWaitError { .. })) => break,
-                    Some(Err(_)) | None => return Ok(Followed::Broken),
-                },
+                answer = wait.next() => return Ok(match answer {
+                    Some(Ok(_) | Err(Error::DockerContainerWaitError { .. })) => Sign::Waited,
+                    Some(Err(_)) | None => Sign::WaitBroke,
+                }),
+                () = sleep_until(look_at) => return Ok(Sign::Output),
                 () = self.tell.closed() => return Err(Unheard),
             }
         }
-        while open {
-            match timeout(limits::LAST_OUTPUT, pieces.next()).await {
-                Ok(piece) => {
-                    let mut batch = Batch::default();
-                    open = batch.add(piece) && batch.fill(&mut pieces);
-                    self.tell_all(batch).await?;
-                }
-                Err(_) => {
-                    self.tell(Happening::Gap).await?;
-                    open = false;
-                }
+    }
+
+    /// What an ended container printed and nobody heard yet.
+    async fn tell_rest(&self, output: &mut Output, finished: Option<SystemTime>) -> Result<(), Unheard> {
+        // What closed before now closed when it did; what closes from now on was held open until the end.
+        let whole = match output {
+            Output::Live(_) => true,
+            Output::Closed(closed) => closed.by_the_end(finished),
+            Output::Broken => false,
+        };
+        while let Output::Live(_) = output {
+            let Ok(piece) = timeout(self.docker.deadlines().last_output, output.next()).await else {
+                *output = Output::Broken;
+                break;
+            };
+            for (stream, bytes) in output.batch(piece, Instant::now()).await {
+                self.tell(Happening::Output(stream, bytes)).await?;
             }
         }
-        Ok(Followed::ToTheEnd)
-    }
-
-    async fn tell_all(&self, batch: Batch) -> Result<(), Unheard> {
-        for (stream, bytes) in batch.pieces {
-            self.tell(Happening::Output(stream, bytes.freeze())).await?;
+        match output {
+            Output::Closed(_) if whole => Ok(()),
+            Output::Live(_) | Output::Closed(_) | Output::Broken => self.tell(Happening::Gap).await,
         }
-        if batch.cut { self.tell(Happening::Gap).await } else { Ok(()) }
     }
 
-    /// The container as Docker has it now, and whether Docker said so at once.
-    async fn look(&self) -> Result<Result<(ContainerInspectResponse, bool), Fault>, Unheard> {
-        let (found, at_once) = self.ask(|| self.docker.inspect(&self.client, &self.name)).await?;
-        Ok(match found {
-            Ok(found) => Ok((found, at_once)),
-            Err(Trouble::NotFound(_)) => Err(Fault::new(
+    /// The container as Docker has it now.
+    async fn look(&self) -> Result<Result<ContainerInspectResponse, Fault>, Unheard> {
+        let found = self.ask(|| self.docker.inspect(&self.client, &self.container)).await?;
+        Ok(found.map_err(|trouble| match trouble {
+            Trouble::NotFound(_) => Fault::new(
                 Reason::ContainerLost,
                 "the container is gone, and with it its exit code",
                 "did somebody remove it, or prune docker? run it again",
-            )),
-            Err(trouble) => Err(self.docker.fault(trouble)),
-        })
+            ),
+            trouble => self.docker.fault(trouble),
+        }))
     }
 
-    /// Asks until Docker answers, or has been away for too long; and whether it answered at once.
-    async fn ask<T, C>(&self, call: impl Fn() -> C) -> Result<(Result<T, Trouble>, bool), Unheard>
+    /// Asks until Docker answers, or has been away for too long.
+    async fn ask<T, C>(&self, call: impl Fn() -> C) -> Result<Result<T, Trouble>, Unheard>
     where
         C: Future<Output = Result<T, Trouble>>,
     {
-        let give_up = Instant::now() + limits::ENGINE_AWAY;
-        let mut at_once = true;
+        let give_up = Instant::now() + self.docker.deadlines().away;
         loop {
             let answer = call().await;
             if matches!(answer, Ok(_) | Err(Trouble::NotFound(_))) || Instant::now() >= give_up {
-                return Ok((answer, at_once));
+                return Ok(answer);
             }
-            at_once = false;
             tokio::select! {
                 () = sleep(limits::ENGINE_RETRY) => {}
                 () = self.tell.closed() => return Err(Unheard),
@@ -200,17 +196,18 @@ impl Watcher {
         }
     }
 
-    async fn conclude(
-        &self,
-        found: &ContainerInspectResponse,
-        uninterrupted: bool,
-    ) -> Result<Happening, Unheard> {
+    async fn conclude(&self, found: &ContainerInspectResponse, was_away: bool) -> Result<Happening, Unheard> {
         let state = found.state.clone().unwrap_or_default();
         let exit_code = state.exit_code.and_then(|code| u8::try_from(code).ok());
-        if let Some(fault) = self.untrusted(found, uninterrupted).await? {
+        if let Some(fault) = self.untrusted(found).await? {
             return Ok(Happening::Lost { fault, exit_code });
         }
         Ok(match exit_code {
+            Some(NOT_KNOWN) if was_away => {
+                let message = "the command ended while docker was away, which does not know its exit code";
+                let fault = Fault::new(Reason::ExitUnknown, message, "run it again");
+                Happening::Lost { fault, exit_code }
+            }
             Some(code) => Happening::Exited(Exit {
                 code,
                 oom: state.oom_killed == Some(true),
@@ -227,24 +224,28 @@ impl Watcher {
         })
     }
 
-    /// Why its exit code says nothing, if so. Asked after the container was looked at, never before.
-    async fn untrusted(
-        &self,
-        found: &ContainerInspectResponse,
-        uninterrupted: bool,
-    ) -> Result<Option<Fault>, Unheard> {
-        let (now, _) = self.ask(|| self.docker.which(&self.client)).await?;
+    /// Its start was answered, but Docker does not know of it: one that broke before it could write that down.
+    async fn never_started(&self, found: &ContainerInspectResponse) -> Result<Happening, Unheard> {
+        let fault = self.untrusted(found).await?.unwrap_or_else(|| Fault {
+            reason: Reason::ExitUnknown,
+            message: "docker says of a container that it ran that it never started".to_owned(),
+            hint: None,
+        });
+        Ok(Happening::Lost { fault, exit_code: None })
+    }
+
+    /// Why what Docker says of its end says nothing, if so. Asked after the container was looked at, never before.
+    async fn untrusted(&self, found: &ContainerInspectResponse) -> Result<Option<Fault>, Unheard> {
+        let now = self.ask(|| self.docker.which(&self.client)).await?;
         let labels = found.config.as_ref().and_then(|config| config.labels.as_ref());
         let made_by = labels.and_then(|labels| labels.get(MADE_BY));
         Ok(match (now, made_by) {
             (Ok(now), Some(made_by)) if now == *made_by => None,
-            (Ok(_), Some(_)) => Some(Fault::new(
+            (Ok(_) | Err(Trouble::NotFound(_)), Some(_)) => Some(Fault::new(
                 Reason::DockerRestart,
                 "docker was restarted and ended the container",
                 "run it again; with live-restore in docker's daemon.json containers survive its restarts",
             )),
-            // A Docker without that network is believed if it was there all the time.
-            (Err(Trouble::NotFound(_)), None) if uninterrupted => None,
             (Ok(_) | Err(_), _) => {
                 let message =
                     "docker was out of sight when the container ended; its exit code is not certain";
@@ -255,52 +256,6 @@ impl Watcher {
 
     async fn tell(&self, happening: Happening) -> Result<(), Unheard> {
         self.tell.send(happening).await.map_err(|_| Unheard)
-    }
-}
-
-/// What was printed in one go. Passing on a thousand small writes one by one costs more than making them.
-#[derive(Default)]
-struct Batch {
-    pieces: Vec<(Of, BytesMut)>,
-    bytes: usize,
-    /// The connection broke within a piece.
-    cut: bool,
-}
-
-impl Batch {
-    /// Answers whether there can be more.
-    fn add(&mut self, piece: Option<Result<LogOutput, Error>>) -> bool {
-        let (stream, bytes) = match piece {
-            Some(Ok(LogOutput::StdOut { message })) => (Of::Stdout, message),
-            Some(Ok(LogOutput::StdErr { message })) => (Of::Stderr, message),
-            // Not a frame of Docker's, or half of one.
-            Some(Ok(LogOutput::StdIn { .. } | LogOutput::Console { .. }) | Err(_)) => {
-                self.cut = true;
-                return false;
-            }
-            None => return false,
-        };
-        self.bytes += bytes.len();
-        match self.pieces.last_mut() {
-            Some((last, joined)) if *last == stream => joined.extend_from_slice(&bytes),
-            Some(_) | None => self.pieces.push((stream, BytesMut::from(bytes))),
-        }
-        true
-    }
-
-    /// Adds what is there already.
-    fn fill(&mut self, pieces: &mut Pieces) -> bool {
-        while self.bytes < BATCH_BYTES {
-            match pieces.next().now_or_never() {
-                None => break,
-                Some(piece) => {
-                    if !self.add(piece) {
-                        return false;
-                    }
-                }
-            }
-        }
-        true
     }
 }
 
