@@ -5,6 +5,7 @@
 
 mod calls;
 mod hands;
+mod images;
 mod private;
 mod proxy;
 mod restart;

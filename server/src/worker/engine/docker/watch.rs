@@ -75,7 +75,12 @@ impl Watcher {
         let mut was_away = false;
         loop {
             let sign = self.follow(&mut output, &mut wait).await?;
-            was_away |= sign == Sign::WaitBroke;
+            if sign == Sign::WaitBroke {
+                was_away = true;
+                // What closes now closes because Docker is gone, not because the container ended; and a Docker that
+                // is quick to be back may tell of an end that came meanwhile.
+                output = Output::Broken;
+            }
             let found = match self.look().await? {
                 Ok(found) => found,
                 Err(fault) => {
