@@ -23,7 +23,7 @@ impl Dockerd {
     /// None where this user cannot have one: it takes root.
     pub(super) fn new(live_restore: bool) -> Option<Dockerd> {
         if !nix::unistd::geteuid().is_root() {
-            eprintln!("left out: only root can run a dockerd of its own");
+            tracing::warn!("left out: only root can run a dockerd of its own");
             return None;
         }
         let random = crate::auth::random_hex(4);

@@ -36,7 +36,6 @@ async fn is_well(rig: &Rig) {
         assert!(returned.elapsed() < Duration::from_secs(10), "{:?}", health(rig).await);
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    println!("well again after {:?}", returned.elapsed());
 }
 
 /// One round: steps that stay and steps that end, and a daemon that ends in their midst.
@@ -77,7 +76,6 @@ async fn round(dockerd: &mut Dockerd, rig: &Rig, signal: Signal, live_restore: b
     for at in 0..ENDS_MS.len() {
         let told = rig.events(&id(&format!("ends-{at}")), 0).await;
         let (end, by_itself) = (told.end(), if at % 2 == 0 { 0 } else { 3 });
-        println!("{case} ends-{at}: {} {:?}, {} gaps", told.verdict(), end.exit_code, told.gaps());
         match told.verdict() {
             "passed" | "command_failed" => {
                 assert_eq!(end.exit_code, Some(by_itself), "{case} ends-{at}");
@@ -92,7 +90,6 @@ async fn round(dockerd: &mut Dockerd, rig: &Rig, signal: Signal, live_restore: b
         }
     }
     assert_eq!(rig.sh("echo next").await.stdout(), "next\n", "{case}");
-    println!("{case}: left for the sweep: {:?}", dockerd.containers());
 }
 
 async fn restarts(live_restore: bool) {
