@@ -1,8 +1,6 @@
 //! What a Docker does to a worker that breaks, hangs, restarts, is meddled with or has no image: whatever it is,
 //! a step ends once, with the truth or with a reason why the truth is not known, and nothing is left of it.
 
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "what such a test saw, shown where it fails")]
-
 mod calls;
 mod hands;
 mod images;
