@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use tokio::net::TcpListener;
 
 use crate::auth::Token;
-use crate::data_dir::DataDir;
+use crate::data_dir::{DataDir, Held};
 use crate::signals::Stop;
 use crate::worker::{EngineChoice, Fake, Patience, Setup, Worker};
 
@@ -24,6 +24,19 @@ pub(super) struct Rig {
     worker: Worker,
     pub(super) data: TempDir,
     engine: EngineChoice,
+}
+
+/// The lock of a worker before this one goes with the last copy of its descriptor; a child that another test is just
+/// starting has one, until it executes its program.
+async fn held(data: &DataDir) -> Held {
+    let give_up = std::time::Instant::now() + Duration::from_secs(5);
+    loop {
+        match data.hold("worker") {
+            Ok(held) => return held,
+            Err(error) if std::time::Instant::now() > give_up => panic!("{error:?}"),
+            Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+        }
+    }
 }
 
 /// What a step's stream told: each event with its position.
@@ -54,7 +67,7 @@ impl Rig {
         let token = Token::of(&dir).unwrap();
         let text = token.as_str().to_owned();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let mut setup = Setup::new(listener, dir.hold("worker").unwrap(), dir.instance(), token);
+        let mut setup = Setup::new(listener, held(&dir).await, dir.instance(), token);
         setup.slots = 4;
         setup.engine = engine.clone();
         setup.patience = Patience {
