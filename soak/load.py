@@ -120,8 +120,10 @@ class Load:
         try:
             return self.lab.ask(path, body)
         except Refused as refused:
-            # 503: it is shutting down, and says so. 409: the run has moved on meanwhile.
-            if refused.status not in (503, 409):
+            # 503: it is shutting down, and says so. 409: the run has moved on meanwhile. And a machine that is busy
+            # enough takes longer to start a Python than a pipedef may take to be read.
+            slow = refused.status == 422 and "was not read within" in str(refused)
+            if refused.status not in (503, 409) and not slow:
                 self.asked.odd.append((at, path, refused))
         except OSError:
             pass
