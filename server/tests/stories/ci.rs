@@ -156,6 +156,15 @@ impl Ci {
 
     /// Follows a run from its first event until it is at rest, or until `enough` says so.
     pub(crate) async fn follow(&self, run: u64, enough: impl Fn(&RunState, &RunFact) -> bool) -> Told {
+        self.follow_for(PATIENCE, run, enough).await
+    }
+
+    pub(crate) async fn follow_for(
+        &self,
+        patience: Duration,
+        run: u64,
+        enough: impl Fn(&RunState, &RunFact) -> bool,
+    ) -> Told {
         let followed = async {
             let asked = self.ask(Method::GET, &format!("/api/runs/{run}/events")).send().await;
             let mut bytes = asked.expect("the boss answers").bytes_stream();
@@ -184,7 +193,7 @@ impl Ci {
             }
             panic!("the events of run {run} broke off: {}", told.summary());
         };
-        tokio::time::timeout(PATIENCE, followed).await.unwrap_or_else(|_| panic!("run {run} does not end"))
+        tokio::time::timeout(patience, followed).await.unwrap_or_else(|_| panic!("run {run} does not end"))
     }
 
     pub(crate) async fn output(&self, run: u64, task: &str) -> String {

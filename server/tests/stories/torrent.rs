@@ -4,6 +4,7 @@
 use common::{Mark, OutputMark};
 use reqwest::Method;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use crate::ci::{BINARY, Ci, Process, data_of, pipedef_of};
 
@@ -172,7 +173,7 @@ fn returns(lines: usize) -> Task {
 
 /// Runs them all at once, in containers, and compares what the boss serves of each.
 #[expect(clippy::print_stderr, reason = "a figure to look at")]
-async fn survive(tasks: Vec<Task>) {
+async fn survive(tasks: Vec<Task>, patience: Duration) {
     let methods: String = (tasks.iter())
         .map(|task| {
             let command = serde_json::to_string(&task.command).expect("text is JSON");
@@ -180,7 +181,9 @@ async fn survive(tasks: Vec<Task>) {
         })
         .collect();
     let ci = Ci::with_engine(&format!("class Hell(Stage):\n{methods}"), "docker").await;
-    let run = ci.run().await;
+    let begin = Instant::now();
+    let run = ci.follow_for(patience, ci.start().await, |_, _| false).await;
+    eprintln!("all was printed after {:?}", begin.elapsed());
     assert_eq!(run.words(), "passed", "{}", run.summary());
     for task in &tasks {
         let name = task.name;
@@ -240,18 +243,26 @@ pub(crate) fn peak_kib(process: &Process) -> u64 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn odd_bytes_arrive_unchanged() {
-    survive(odd_bytes()).await;
+    survive(odd_bytes(), Duration::from_secs(90)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn much_output_keeps_its_beginning_and_its_end() {
-    survive(vec![yes(1 << 30), long_line(13_000_000), returns(1_000_000), one_byte_writes(100_000)]).await;
+    survive(
+        vec![yes(1 << 30), long_line(13_000_000), returns(1_000_000), one_byte_writes(100_000)],
+        Duration::from_secs(90),
+    )
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "takes minutes"]
 async fn ten_gigabytes_and_a_line_of_one() {
-    survive(vec![yes(10 << 30), long_line(112_000_000), one_byte_writes(1_000_000)]).await;
+    survive(
+        vec![yes(10 << 30), long_line(112_000_000), one_byte_writes(1_000_000)],
+        Duration::from_secs(900),
+    )
+    .await;
 }
 
 /// What `bettertest run` writes: of a task's output, its traceback, its names and its commands.
