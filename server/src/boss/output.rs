@@ -240,6 +240,12 @@ impl Output {
         }
     }
 
+    /// Why not every byte is stored, if so. Nothing that ends from here on may be told as whole: who comes after a
+    /// restart sees no more than the files.
+    pub(crate) fn broken(&self) -> Option<String> {
+        self.writer.lock().expect("no panic under this lock").broken.clone()
+    }
+
     /// Brings everything to the disk and ends the output; says why, where not every byte is stored.
     pub(crate) fn end(&self) -> Result<(), String> {
         let writer = self.writer.lock().expect("no panic under this lock");

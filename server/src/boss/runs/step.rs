@@ -174,6 +174,10 @@ impl Step {
             if at <= logged {
                 continue;
             }
+            let said = match (said.end(), self.output.broken()) {
+                (Some(end), Some(why)) => output_lost(&end, &why),
+                (Some(_) | None, _) => said,
+            };
             let end = said.end();
             match self.append(at, said).await {
                 Ok(()) => {}
@@ -239,6 +243,17 @@ const CANCEL_PATIENCE: Duration = Duration::from_secs(100);
 
 /// How often a cancel is repeated to a worker that has not told of the step's end.
 const CANCEL_AGAIN: Duration = Duration::from_secs(1);
+
+/// What a step comes to of which not all output could be stored.
+fn output_lost(end: &StepEnd, why: &str) -> StepEvent {
+    StepEvent::Errored {
+        reason: Reason::OutputLost,
+        message: format!("the output could not be stored: {why}"),
+        hint: Some("free space on the disk of the data directory, then run it again".to_owned()),
+        took_ms: end.took_ms,
+        exit_code: end.exit_code,
+    }
+}
 
 fn cancelled_before_start() -> StepEvent {
     StepEvent::Cancelled { reason: Reason::CancelAsked, took_ms: 0, exit_code: None }
