@@ -16,10 +16,12 @@ mod watch;
 use bollard::Docker as Client;
 use bollard::models::{ContainerCreateBody, ContainerInspectResponse, ContainerSummary};
 use bollard::query_parameters::{
-    AttachContainerOptions, CreateContainerOptions, InspectContainerOptions, InspectNetworkOptions,
-    KillContainerOptions, ListContainersOptions, RemoveContainerOptions, StartContainerOptions,
+    AttachContainerOptions, CreateContainerOptions, EventsOptions, InspectContainerOptions,
+    InspectNetworkOptions, KillContainerOptions, ListContainersOptions, RemoveContainerOptions,
+    StartContainerOptions,
 };
 use common::{Reason, StepId, StepSpec};
+use futures_util::StreamExt as _;
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
@@ -163,7 +165,8 @@ impl Docker {
                 // The answer was lost, but perhaps not the start.
                 let found = self.inspect(client, container).await.ok();
                 match found.as_ref().and_then(watch::started_at) {
-                    Some(_) => Ok(output),
+                    // What it printed went to a Docker that may be gone.
+                    Some(_) => Ok(Output::Broken),
                     None => Err(self.fault(Trouble::Away(message))),
                 }
             }
@@ -324,6 +327,17 @@ impl Docker {
     async fn inspect(&self, client: &Client, name: &str) -> Result<ContainerInspectResponse, Trouble> {
         let inspected = client.inspect_container(name, None::<InspectContainerOptions>);
         self.call(self.deadlines().look, inspected).await
+    }
+
+    /// Was the Docker that answers now there when that container ended? What it remembers of events is forgotten
+    /// with it. It remembers the last 256; one that is not among them any more was not seen.
+    async fn saw_end(&self, client: &Client, container: &str) -> bool {
+        let only = [("type", "container"), ("event", "die"), ("container", container)];
+        let filters = only.map(|(of, value)| (of.to_owned(), vec![value.to_owned()]));
+        let all = EventsOptions { since: Some("1".to_owned()), until: None, filters: Some(filters.into()) };
+        let mut events = std::pin::pin!(client.events(Some(all)));
+        let first = tokio::time::timeout(self.deadlines().ping, events.next()).await;
+        matches!(first, Ok(Some(Ok(_))))
     }
 
     /// Which Docker it is, for the label of a container. Without an answer no exit code could ever be believed.

@@ -27,7 +27,7 @@ use super::{Docker, MADE_BY, clock};
 use crate::limits;
 
 /// The exit code that a Docker which keeps its containers gives to those that ended in the moment in which it was
-/// restarted. Commands end with it too, but then Docker was there.
+/// restarted. Commands end with it too, but then the Docker that tells it was there.
 const NOT_KNOWN: u8 = 255;
 
 type Wait = Pin<Box<dyn Stream<Item = Result<ContainerWaitResponse, Error>> + Send>>;
@@ -72,11 +72,9 @@ impl Watcher {
 
     async fn until_known(&self, mut output: Output) -> Result<Happening, Unheard> {
         let mut wait = self.wait();
-        let mut was_away = false;
         loop {
             let sign = self.follow(&mut output, &mut wait).await?;
             if sign == Sign::WaitBroke {
-                was_away = true;
                 // What closes now closes because Docker is gone, not because the container ended; and a Docker that
                 // is quick to be back may tell of an end that came meanwhile.
                 output = Output::Broken;
@@ -90,7 +88,7 @@ impl Watcher {
             };
             if has_ended(&found) {
                 self.tell_rest(&mut output, finished_at(&found)).await?;
-                return self.conclude(&found, was_away).await;
+                return self.conclude(&found).await;
             }
             if started_at(&found).is_none() {
                 return self.never_started(&found).await;
@@ -138,8 +136,10 @@ impl Watcher {
                     told = Instant::now();
                 }
                 answer = wait.next() => return Ok(match answer {
-                    Some(Ok(_) | Err(Error::DockerContainerWaitError { .. })) => Sign::Waited,
-                    Some(Err(_)) | None => Sign::WaitBroke,
+                    Some(Ok(ContainerWaitResponse { error: None, .. })) => Sign::Waited,
+                    Some(Err(Error::DockerContainerWaitError { error, .. })) if error.is_empty() => Sign::Waited,
+                    // An answer that tells an error is that of a Docker that stopped waiting.
+                    Some(Ok(_) | Err(_)) | None => Sign::WaitBroke,
                 }),
                 () = sleep_until(look_at) => return Ok(Sign::Output),
                 () = self.tell.closed() => return Err(Unheard),
@@ -201,14 +201,14 @@ impl Watcher {
         }
     }
 
-    async fn conclude(&self, found: &ContainerInspectResponse, was_away: bool) -> Result<Happening, Unheard> {
+    async fn conclude(&self, found: &ContainerInspectResponse) -> Result<Happening, Unheard> {
         let state = found.state.clone().unwrap_or_default();
         let exit_code = state.exit_code.and_then(|code| u8::try_from(code).ok());
         if let Some(fault) = self.untrusted(found).await? {
             return Ok(Happening::Lost { fault, exit_code });
         }
         Ok(match exit_code {
-            Some(NOT_KNOWN) if was_away => {
+            Some(NOT_KNOWN) if !self.docker.saw_end(&self.client, &self.container).await => {
                 let message = "the command ended while docker was away, which does not know its exit code";
                 let fault = Fault::new(Reason::ExitUnknown, message, "run it again");
                 Happening::Lost { fault, exit_code }
