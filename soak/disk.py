@@ -9,11 +9,14 @@ import time
 from pathlib import Path
 from typing import Optional
 
+#: To begin with, and for what each second of runs leaves there, which is less than half of it.
 SIZE_BYTES = 192 * 1024 * 1024
+A_SECOND_BYTES = 512 * 1024
 
 
 class SmallDisk:
-    def __init__(self, image: Path, folder: Path) -> None:
+    def __init__(self, image: Path, folder: Path, seconds: float) -> None:
+        self.size_bytes = SIZE_BYTES + int(seconds) * A_SECOND_BYTES
         self.image = image
         self.folder = folder
         self.filler = folder / "filler"
@@ -23,7 +26,7 @@ class SmallDisk:
         if os.geteuid() != 0 or not shutil.which("mkfs.ext4"):
             return "a small disk needs root and mkfs.ext4"
         with open(self.image, "wb") as image:
-            image.truncate(SIZE_BYTES)
+            image.truncate(self.size_bytes)
         made = subprocess.run(["mkfs.ext4", "-q", "-m", "0", str(self.image)], capture_output=True, text=True)
         if made.returncode == 0:
             made = subprocess.run(

@@ -196,7 +196,8 @@ class Refused(Exception):
 
 
 class Lab:
-    def __init__(self, seed: int, with_second: bool, with_disk: bool) -> None:
+    def __init__(self, seed: int, seconds: float) -> None:
+        self.seconds = seconds
         self.folder = Path(tempfile.mkdtemp(prefix="bettertest-soak-"))
         self.name = self.folder.name[-8:].lower().replace("_", "x")
         self.pipedef = self.folder / "project" / "pipedef.py"
@@ -208,22 +209,21 @@ class Lab:
         self.daemon: Optional[Daemon] = None
         #: Answers of the boss that it has to be asked about: when, what was asked, the status.
         self.server_errors: List[Tuple[float, str, int]] = []
-        if with_second:
-            daemon = Daemon(self.folder / "dockerd", self.name)
-            why = daemon.build(subnet=100 + seed % 100)
-            if why is None:
-                self.daemon = daemon
-            else:
-                self.skipped["dockerd"] = why
-                daemon.tear_down()
+        daemon = Daemon(self.folder / "dockerd", self.name)
+        why = daemon.build(subnet=100 + seed % 100)
+        if why is None:
+            self.daemon = daemon
+        else:
+            self.skipped["dockerd"] = why
+            daemon.tear_down()
         self.workers: Dict[str, Part] = {}
         self.proxies: Dict[str, Proxy] = {}
         # Taken, but nothing listens there: a local run that names it has to bring its own worker.
         self.nobody = bound()
         self.addresses: Dict[str, str] = {OWN: f"http://127.0.0.1:{self.nobody.getsockname()[1]}"}
         for name in (DOCKER, FAKE) + ((SECOND,) if self.daemon else ()):
-            self.add_worker(name, with_disk and name == FAKE)
-        data = self.data_dir("boss", with_disk)
+            self.add_worker(name, name == FAKE)
+        data = self.data_dir("boss", True)
         self.boss_port = free_port()
         self.boss = self.part("boss", "--boss", "--pipedef", str(self.pipedef), "--listen",
                               f"127.0.0.1:{self.boss_port}", "--data-dir", str(data))  # fmt: skip
@@ -244,7 +244,7 @@ class Lab:
         path = self.folder / f"data-{name}"
         path.mkdir()
         if small:
-            disk = SmallDisk(self.folder / f"disk-{name}.img", path)
+            disk = SmallDisk(self.folder / f"disk-{name}.img", path, self.seconds)
             why = disk.mount()
             if why is None:
                 self.disks[name] = disk

@@ -78,7 +78,7 @@ class Soak:
 
     def run(self, keep: bool) -> int:
         self.tell_excused = keep
-        lab = Lab(self.seed, with_second=True, with_disk=True)
+        lab = Lab(self.seed, self.seconds)
         for what, why in lab.skipped.items():
             self.say(f"skipped: {what}: {why}")
         foreign = rest.Foreign(lab.name, IMAGE)
