@@ -1,4 +1,5 @@
 # make         the binary, target/release/bettertest, with the page in it
+# make static  the same for any Linux, whatever its libc: target/static/bettertest
 # make demo    a real project's tests in containers, followed here and on the page
 # make bench   what a step costs, against docker run
 # make test    every check and every test, in a real Docker daemon and a real browser
@@ -6,7 +7,8 @@
 # Each sets up what is missing on this machine first and says so; setup/ holds the steps, .tools/ what they made.
 SHELL := /bin/bash
 .DEFAULT_GOAL := build
-.PHONY: build page demo bench soak test clean
+MUSL := $(shell uname -m)-unknown-linux-musl
+.PHONY: build static page demo bench soak test clean
 
 page:
 	@setup/web.sh
@@ -15,6 +17,13 @@ page:
 build: page
 	@echo "building target/release/bettertest"
 	@cargo build -p bettertest --release
+
+static: page
+	@setup/static.sh
+	@echo "building target/static/bettertest"
+	@cargo build -p bettertest --release --target $(MUSL)
+	@install -D target/$(MUSL)/release/bettertest target/static/bettertest
+	@target/static/bettertest --version
 
 demo: build
 	@setup/docker.sh
