@@ -11,6 +11,20 @@
 
 A task whose step ended in `WorkerUnreachable` or `EngineFault` is `errored` even where it catches them: nobody
 knows what the command would have said.
+
+    from bettertest import Stage, StepTimedOut, run
+
+    WORKER = "http://localhost:9009"
+
+    class TestSoak(Stage):
+        @staticmethod
+        def task_survives_a_minute():
+            try:
+                run(WORKER, "myproject-test", "./myproject --serve", timeout_s=60)
+            except StepTimedOut as error:
+                print(f"it still ran after {error.result.took_ms} ms")
+            else:
+                raise AssertionError("it ended by itself")
 """
 
 from __future__ import annotations

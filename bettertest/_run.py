@@ -36,6 +36,19 @@ class StepResult:
     oom        out of memory, on evidence only
     message    what went wrong, where the worker has words for it
     hint       what to do next, where the worker knows it
+    passed     the command ended with exit code 0
+
+    Without `check=False` only a result that passed comes back from `run(...)`; of all others the exception has it.
+
+        from bettertest import Stage, run
+
+        WORKER = "http://localhost:9009"
+
+        class TestSpeed(Stage):
+            @staticmethod
+            def task_is_quick():
+                result = run(WORKER, "myproject-test", "./myproject --help")
+                assert result.passed and result.took_ms < 2000, result
     """
 
     __slots__ = ("exit_code", "hint", "message", "oom", "outcome", "reason", "took_ms")
@@ -65,7 +78,7 @@ class StepResult:
 
     @property
     def passed(self) -> bool:
-        """Did the command end with exit code 0?"""
+        """The command ended with exit code 0."""
         return self.outcome == "passed" and self.exit_code == 0
 
     def __setattr__(self, name: str, value: object) -> None:
@@ -121,6 +134,21 @@ def run(
     Raises CommandFailed, StepTimedOut, StepCancelled, SpecRefused, WorkerUnreachable or EngineFault (all of them
     BettertestError), and TypeError for arguments of the wrong type. Uncaught, it ends the task; so it does when it
     is raised in a thread, or left in a Future whose `.result()` nobody asks for.
+
+        from bettertest import Stage, run
+
+        WORKER = "http://localhost:9009"
+        IMAGE = "myproject-test"
+
+        class TestUnit(Stage):
+            @staticmethod
+            def task_models():
+                run(WORKER, IMAGE, "pytest -x test/test_models.py", timeout_s=600, network="none")
+
+            @staticmethod
+            def task_no_fixme():
+                found = run(WORKER, IMAGE, ["grep", "-rn", "FIXME", "src"], check=False)
+                assert found.exit_code == 1, "grep found some"
     """
     if _ask is None:
         raise BettertestError(

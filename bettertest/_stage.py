@@ -18,9 +18,28 @@ class Stage:
 
     A stage whose name begins with `_`, and one without tasks from which others derive, is only a base of stages.
     `task_x = None` takes an inherited task away.
+
+    always  runs even where an earlier stage did not pass (but not after a cancel); False unless a stage says otherwise
+
+        from bettertest import Stage, run
+
+        WORKER = "http://localhost:9009"
+
+        class TestUnit(Stage):
+            pass
+
+        for python in ("3.9", "3.13"):
+            def task(python=python):
+                run(WORKER, f"myproject-test:{python}", "pytest -x")
+            setattr(TestUnit, f"task_python_{python.replace('.', '_')}", task)
+
+        class Report(Stage):
+            always = True
+
+            def task_report(self):
+                run(WORKER, "myproject-test:3.13", "./report.sh")
     """
 
-    #: Runs even where an earlier stage did not pass (but not after a cancel).
     always: bool = False
 
     def __init_subclass__(cls, **options: object) -> None:

@@ -87,7 +87,9 @@ def laptop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Laptop]:
         yield Laptop(folder, twins, image)
     finally:
         twins.end()
-        subprocess.run(["docker", "image", "rm", "--force", image], stdout=subprocess.DEVNULL, check=False)
+        # Each build took the name from the one before it.
+        made = set((folder / "images").read_text().split())
+        subprocess.run(["docker", "image", "rm", "--force", *made], stdout=subprocess.DEVNULL, check=True)
 
 
 class Laptop:
@@ -158,9 +160,14 @@ class Laptop:
             # Into a file, not a pipe: what goes to the background would keep that open.
             said = f"{self._folder}/{number}.said"
             script += f"echo line {block.line}, $SECONDS s: >&2\n. {self._folder}/{number}.sh >{said}\n"
-        self.type(script)
+        try:
+            self.type(script)
+        finally:
+            for path in sorted(self._folder.glob("*.said")):
+                with (self._folder / "images").open("a") as images:
+                    images.writelines(re.findall(r"sha256:[0-9a-f]+\n", path.read_text()))
         said = ""
-        for number, (block, see) in enumerate(typed):
+        for number, (_, see) in enumerate(typed):
             said += (self._folder / f"{number}.said").read_text()
             if see is not None:
                 wanted = self.put_in(see.text)

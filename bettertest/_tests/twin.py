@@ -112,6 +112,8 @@ class Twins:
 
     def _start(self, command: list[str]) -> subprocess.Popen[str]:
         pipe = subprocess.PIPE
+        # Killed tests leave no twin behind.
+        command = ["setpriv", "--pdeathsig", "KILL", *command]
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True)
         assert process.stdout is not None and process.stderr is not None
         if process.stdout.readline() != "ready\n":
