@@ -1,4 +1,4 @@
-"""`agents/python-api.md` says what the docstrings say, and its examples do what they are meant to."""
+"""`agents/python-api.md` says what the docstrings say, and the pipedefs of all texts do what they are meant to."""
 
 from __future__ import annotations
 
@@ -14,8 +14,15 @@ from .scripted import QUEUED, STARTED, Connection, Request, exited, server
 from .test_laptop import ROOT, call
 
 FILE = Path(ROOT, "agents/python-api.md")
-EXAMPLES = [text for text in re.findall(r"^```python\n(.*?)^```$", FILE.read_text("utf-8"), re.M | re.S)
-            if "import " in text]
+TEXTS = {"agents/python-api.md": 4, "agents/skill.md": 1, "README.md": 1}
+
+
+def examples_in(text: str) -> list[str]:
+    found = re.findall(r"^```python\n(.*?)^```$", Path(ROOT, text).read_text("utf-8"), re.MULTILINE | re.DOTALL)
+    return [example for example in found if "import " in example]
+
+
+EXAMPLES = [example for text in TEXTS for example in examples_in(text)]
 NOT_PASSED = {
     "grep -rn FIXME src": exited(1),
     "./myproject --serve": {"event": "timed_out", "took_ms": 60000, "exit_code": None, "message": None, "hint": None},
@@ -50,4 +57,4 @@ def test_an_example_passes(tmp_path: Path, example: str) -> None:
 
 
 def test_there_are_examples() -> None:
-    assert len(EXAMPLES) == 4
+    assert {text: len(examples_in(text)) for text in TEXTS} == TEXTS
