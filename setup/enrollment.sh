@@ -3,7 +3,7 @@
 # which reads the units; and what makes the machines that it plays with.
 . "$(dirname "$0")/lib.sh"
 
-if [ ! -x /usr/sbin/sshd ]; then
+if [ ! -x /usr/sbin/sshd ] || ! have ssh; then
   # As installed it would listen for the world.
   if [ -d /run/systemd/system ]; then as_root systemctl mask --quiet ssh.service ssh.socket; fi
   packages ssh-server "the ssh server by which enrollment is tested" openssh-server openssh-client
