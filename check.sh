@@ -13,7 +13,7 @@ phase() {
   "$@"
   printf '%6.2f min  %s\n' "$((($(date +%s%N) - began) / 600000000))e-2" "$name" >>.tools/phases
 }
-machine() { for what in web docker browser python test-image enrollment; do setup/$what.sh; done; }
+machine() { for what in web docker browser python axe test-image enrollment; do setup/$what.sh; done; }
 build() { make --no-print-directory build; }
 
 # A component that this machine's Rust came without is left to the machines that have it.

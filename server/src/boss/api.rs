@@ -92,9 +92,9 @@ fn no_such_run(run: &str) -> Refusal {
 }
 
 /// Everything that is no route of the API is the page, which knows its own addresses.
-async fn page_or_nothing(method: Method, uri: Uri) -> Response {
+async fn page_or_nothing(method: Method, uri: Uri, headers: HeaderMap) -> Response {
     if method == Method::GET || method == Method::HEAD {
-        ui::file(uri).await
+        ui::file(uri, &headers).await
     } else {
         wrong_method().await.into_response()
     }

@@ -2,14 +2,17 @@
 //! where containers are not the point, and docker where they are.
 
 mod access;
+mod assets;
 mod bad_input;
 mod bad_pipedefs;
 mod boss_dies;
 mod boss_disk;
+mod browser;
 mod ci;
 mod codes;
 mod command;
 mod disk;
+mod looks;
 mod network;
 mod odd_workers;
 mod output;
