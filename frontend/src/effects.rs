@@ -137,8 +137,7 @@ impl Browser {
             Effect::SaveWrap(wrap) => {
                 if let Some(storage) = storage() {
                     // A full or forbidden storage only means that it is asked for again next time.
-                    let _ =
-                        if wrap { storage.set_item(WRAP_KEY, "1") } else { storage.remove_item(WRAP_KEY) };
+                    let _ = storage.set_item(WRAP_KEY, if wrap { "yes" } else { "no" });
                 }
             }
         }

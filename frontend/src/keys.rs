@@ -1,6 +1,6 @@
 //! The keys, as data: what `msg_for_key` answers and what the help panel shows is one table.
 
-use crate::model::{Filter, Model, Page, Session};
+use crate::model::{Filter, Model, OutputOf, Page, Session};
 use crate::route::Route;
 use crate::update::Msg;
 
@@ -10,6 +10,8 @@ pub(crate) struct Key {
     pub name: String,
     /// It goes into a field where people type.
     pub typing: bool,
+    /// It goes into the field in which an output is searched.
+    pub finding: bool,
 }
 
 /// Where a key means something.
@@ -19,6 +21,8 @@ pub(crate) enum Place {
     Runs,
     Run,
     Output,
+    /// The field in which an output is searched.
+    Find,
 }
 
 pub(crate) struct Shortcut {
@@ -52,8 +56,14 @@ pub(crate) const SHORTCUTS: &[Shortcut] = &[
     key(Place::Run, &["r"], "re-run what did not pass", |_| Some(Msg::WantRerun { only: None })),
     key(Place::Run, &["c"], "cancel the run", |_| Some(Msg::WantCancel)),
     key(Place::Output, &["G"], "to the end of the output, and stay there", |_| Some(Msg::ToEnd)),
+    key(Place::Output, &["/"], "search the output", |_| Some(Msg::WantFind)),
+    key(Place::Output, &["n"], "next line that was found", |model| next_hit(model, 1)),
+    key(Place::Output, &["N"], "previous line that was found", |model| next_hit(model, -1)),
+    key(Place::Output, &["l"], "a link to the line that was found", link_to_hit),
     key(Place::Output, &["w"], "wrap long lines", |_| Some(Msg::ToggleWrap)),
     key(Place::Output, &["y"], "copy the output", |_| Some(Msg::CopyLog)),
+    key(Place::Find, &["Enter"], "next line that was found", |_| Some(Msg::FindNext(1))),
+    key(Place::Find, &["Shift+Enter"], "previous line that was found", |_| Some(Msg::FindNext(-1))),
 ];
 
 impl Place {
@@ -62,8 +72,8 @@ impl Place {
             (Place::Anywhere, _) => true,
             (Place::Runs, page) => matches!(page, Page::Runs(_)),
             (Place::Run, page) => matches!(page, Page::Run(_)),
-            (Place::Output, Page::Run(page)) => page.task.is_some(),
-            (Place::Output, Page::Runs(_) | Page::Nowhere) => false,
+            (Place::Output | Place::Find, Page::Run(page)) => page.task.is_some(),
+            (Place::Output | Place::Find, Page::Runs(_) | Page::Nowhere) => false,
         }
     }
 
@@ -73,16 +83,22 @@ impl Place {
             Place::Runs => "runs",
             Place::Run => "run",
             Place::Output => "output",
+            Place::Find => "while you type what to search in the output",
         }
     }
 }
 
 pub(crate) fn msg_for_key(model: &Model, key: &Key) -> Option<Msg> {
-    if model.session != Session::Open || key.typing && key.name != "Escape" {
+    let typing = key.typing && !key.finding && key.name != "Escape";
+    if model.session != Session::Open || typing {
         return None;
     }
-    let meant = |s: &&Shortcut| s.names.contains(&key.name.as_str()) && s.place.includes(model);
-    SHORTCUTS.iter().rev().find(meant).and_then(|shortcut| (shortcut.msg)(model))
+    let heard = |s: &Shortcut| match s.place {
+        Place::Find => key.finding,
+        Place::Anywhere | Place::Runs | Place::Run | Place::Output => !key.finding || key.name == "Escape",
+    };
+    let meant = |s: &&Shortcut| s.names.contains(&key.name.as_str()) && heard(s) && s.place.includes(model);
+    SHORTCUTS.iter().rev().filter(meant).find_map(|shortcut| (shortcut.msg)(model))
 }
 
 /// Ours, so that the browser does nothing of its own with it. Enter and Escape stay the browser's as well.
@@ -100,6 +116,7 @@ pub(crate) fn cap(name: &str) -> &str {
         "ArrowDown" => "↓",
         "ArrowUp" => "↑",
         "Escape" => "Esc",
+        "Shift+Enter" => "Shift Enter",
         other => other,
     }
 }
@@ -107,10 +124,30 @@ pub(crate) fn cap(name: &str) -> &str {
 fn back(model: &Model) -> Msg {
     match (&model.page, &model.route) {
         _ if model.help => Msg::ToggleHelp,
+        (Page::Run(page), _) if page.task.as_ref().is_some_and(|pane| !pane.find.wanted.is_empty()) => {
+            Msg::Find(String::new())
+        }
         (Page::Run(page), _) if !page.search.is_empty() => Msg::Search(String::new()),
         (_, Route::Task { run, .. }) => Msg::GoTo(Route::Run(*run)),
         (_, Route::Run(_) | Route::Nowhere(_) | Route::Runs) => Msg::GoTo(Route::Runs),
     }
+}
+
+/// None where nothing was found: the key may mean something else then.
+fn next_hit(model: &Model, by: isize) -> Option<Msg> {
+    found(model).map(|_| Msg::FindNext(by))
+}
+
+fn link_to_hit(model: &Model) -> Option<Msg> {
+    let (of, line) = found(model)?;
+    let (run, task) = (of.run, of.task.clone());
+    Some(Msg::GoTo(Route::Task { run, task, attempt: Some(of.attempt), line: Some(line) }))
+}
+
+/// The line of the output that was found, and whose output.
+fn found(model: &Model) -> Option<(&OutputOf, usize)> {
+    let pane = model.run_page()?.task.as_ref()?;
+    Some((pane.of.as_ref()?, pane.find.line()?))
 }
 
 fn other_filter(model: &Model) -> Filter {

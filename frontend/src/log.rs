@@ -149,6 +149,22 @@ impl Log {
         })
     }
 
+    /// Lines that have come and will not change any more.
+    pub(crate) fn finished(&self) -> usize {
+        self.forgotten + self.lines.len()
+    }
+
+    /// A line by its number, where it is kept.
+    pub(crate) fn text_of(&self, number: usize) -> Option<&str> {
+        self.line(self.index_of(number)?).map(|line| line.text.as_str())
+    }
+
+    pub(crate) fn row_of_line(&self, number: usize) -> Option<usize> {
+        let i = self.index_of(number)?;
+        let above = (0..self.marks.len()).take_while(|mark| self.row_of_mark(*mark) - mark <= i).count();
+        Some(i + above)
+    }
+
     pub(crate) fn row_of_step(&self, step: &StepId) -> Option<usize> {
         let i = self.marks.iter().position(|mark| matches!(&mark.kind, MarkKind::Step(id) if id == step))?;
         Some(self.row_of_mark(i))
@@ -191,9 +207,23 @@ impl Log {
         Window { rows: from..to, top_px: self.end_of(from) * ROW_PX, total_px }
     }
 
+    /// The number of the first line that is in sight.
+    pub(crate) fn first_seen(&self, seen: &Viewport) -> usize {
+        let top = self.row_at((seen.top_px / f64::from(ROW_PX)) as u32);
+        let line = (top..self.rows()).find_map(|row| match self.row(row)? {
+            Row::Line { number, .. } => Some(number),
+            Row::Mark(_) => None,
+        });
+        line.unwrap_or(1)
+    }
+
     /// How far down a row begins.
     pub(crate) fn px_of_row(&self, row: usize) -> u32 {
         self.end_of(row) * ROW_PX
+    }
+
+    fn index_of(&self, number: usize) -> Option<usize> {
+        number.checked_sub(self.forgotten + 1).filter(|i| *i < self.kept())
     }
 
     /// Lines that are kept, the unfinished one included.

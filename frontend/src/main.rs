@@ -3,6 +3,7 @@
 mod ansi;
 mod app;
 mod effects;
+mod find;
 mod keys;
 mod log;
 mod model;

@@ -6,6 +6,7 @@ use common::{
 use std::rc::Rc;
 
 use crate::ansi::Line;
+use crate::find::Find;
 use crate::log::{Log, Viewport};
 use crate::route::Route;
 
@@ -125,6 +126,11 @@ pub(crate) struct TaskPane {
     pub follow: bool,
     pub seen: Viewport,
     pub copied: bool,
+    /// The line that the address names.
+    pub line: Option<usize>,
+    /// A line to be brought into sight as soon as it is there.
+    pub goal: Option<usize>,
+    pub find: Find,
 }
 
 /// Which output.
@@ -234,6 +240,9 @@ impl TaskPane {
             follow: true,
             seen: Viewport::default(),
             copied: false,
+            line: None,
+            goal: None,
+            find: Find::default(),
         }
     }
 }

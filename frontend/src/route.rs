@@ -11,6 +11,8 @@ pub(crate) enum Route {
         run: RunNumber,
         task: TaskId,
         attempt: Option<u32>,
+        /// The line of its output that is meant.
+        line: Option<usize>,
     },
     /// An address that nothing lives at.
     Nowhere(String),
@@ -33,9 +35,12 @@ impl Route {
         match self {
             Route::Runs => "/".to_owned(),
             Route::Run(run) => format!("/runs/{run}"),
-            Route::Task { run, task, attempt } => {
-                let query = attempt.map(|n| format!("?attempt={n}")).unwrap_or_default();
-                format!("/runs/{run}/{}{query}", encode(&task.to_string()))
+            Route::Task { run, task, attempt, line } => {
+                let attempt = attempt.map(|n| format!("attempt={n}"));
+                let line = line.map(|n| format!("line={n}"));
+                let query: Vec<String> = attempt.into_iter().chain(line).collect();
+                let mark = if query.is_empty() { "" } else { "?" };
+                format!("/runs/{run}/{}{mark}{}", encode(&task.to_string()), query.join("&"))
             }
             Route::Nowhere(path) => path.clone(),
         }
@@ -54,13 +59,18 @@ fn number(part: &str) -> Option<RunNumber> {
 }
 
 fn read_task(run: &str, task: &str, query: &str) -> Option<Route> {
-    let mut attempts =
-        query.trim_start_matches('?').split('&').filter_map(|pair| pair.strip_prefix("attempt="));
-    let attempt = match attempts.next_back() {
-        Some(digits) => Some(digits.parse().ok()?),
-        None => None,
-    };
-    Some(Route::Task { run: number(run)?, task: TaskId::try_from(decode(task)?).ok()?, attempt })
+    let attempt = read_number(query, "attempt=")?;
+    let line = read_number(query, "line=")?;
+    Some(Route::Task { run: number(run)?, task: TaskId::try_from(decode(task)?).ok()?, attempt, line })
+}
+
+/// A number in a query, if it is there. None where something else stands in its place.
+fn read_number<N: std::str::FromStr>(query: &str, name: &str) -> Option<Option<N>> {
+    let mut found = query.trim_start_matches('?').split('&').filter_map(|pair| pair.strip_prefix(name));
+    match found.next_back() {
+        Some(digits) => digits.parse().ok().map(Some),
+        None => Some(None),
+    }
 }
 
 /// One part of a path. Python lets the names of stages and tasks have letters of any script.

@@ -94,6 +94,11 @@ pub(crate) enum Msg {
         bytes: Vec<u8>,
         cut: bool,
     },
+    /// What somebody looks for in the output.
+    Find(String),
+    /// So many hits on, or back.
+    FindNext(isize),
+    WantFind,
     LogMoved,
     LogMeasured(Viewport),
     ToEnd,
@@ -260,6 +265,7 @@ pub(crate) fn update(model: &mut Model, msg: Msg) -> Vec<Effect> {
         | Msg::Event { .. } => feed::update(model, msg),
 
         Msg::WantSearch => vec![Effect::Still, Effect::Focus(SEARCH_ELEMENT.to_owned())],
+        Msg::WantFind => vec![Effect::Still, Effect::Focus(FIND_ELEMENT.to_owned())],
         Msg::MoveCursor(by) => pages::move_cursor(model, by),
         Msg::GoToFirstBad => {
             match model.run_state().and_then(crate::model::first_bad).map(|task| task.id.clone()) {
@@ -290,6 +296,8 @@ pub(crate) fn update(model: &mut Model, msg: Msg) -> Vec<Effect> {
         | Msg::OutputRefused(..)
         | Msg::OutputDue(_)
         | Msg::GotMarks(..)
+        | Msg::Find(_)
+        | Msg::FindNext(_)
         | Msg::LogMoved
         | Msg::LogMeasured(_)
         | Msg::ToEnd
@@ -302,12 +310,14 @@ pub(crate) fn update(model: &mut Model, msg: Msg) -> Vec<Effect> {
 
 /// The id of the field in which tasks are searched.
 pub(crate) const SEARCH_ELEMENT: &str = "search";
+/// The id of the field in which an output is searched.
+pub(crate) const FIND_ELEMENT: &str = "find";
 /// The id of the element that scrolls the log.
 pub(crate) const LOG_ELEMENT: &str = "log";
 
 fn go_to_task(model: &mut Model, task: TaskId) -> Vec<Effect> {
     match model.route.run() {
-        Some(run) => update(model, Msg::GoTo(Route::Task { run, task, attempt: None })),
+        Some(run) => update(model, Msg::GoTo(Route::Task { run, task, attempt: None, line: None })),
         None => vec![Effect::Still],
     }
 }

@@ -101,7 +101,7 @@ fn view_nowhere(route: &Route) -> Html {
 
 /// Drawn from the table that `msg_for_key` goes by.
 fn view_help(model: &Model, send: &Callback<Msg>) -> Html {
-    let places = [Place::Anywhere, Place::Runs, Place::Run, Place::Output].into_iter();
+    let places = [Place::Anywhere, Place::Runs, Place::Run, Place::Output, Place::Find].into_iter();
     let lists = places.filter(|place| place.includes(model)).map(|place| {
         let rows = SHORTCUTS.iter().filter(|shortcut| shortcut.place == place).map(|shortcut| {
             let names = shortcut.names.iter().map(|name| html! { <kbd>{ keys::cap(name) }</kbd> });

@@ -9,7 +9,7 @@ use super::inbox::Inbox;
 use super::{document, page};
 use crate::keys::{self, Key};
 use crate::route::Route;
-use crate::update::Msg;
+use crate::update::{FIND_ELEMENT, Msg};
 
 pub(super) fn listen(inbox: &Rc<Inbox>) -> Vec<EventListener> {
     let on = |target: &web_sys::EventTarget, name: &'static str, msg: fn(&Event) -> Option<Msg>| {
@@ -77,12 +77,16 @@ fn pressed(event: &Event) -> Option<Msg> {
     if pressed.ctrl_key() || pressed.meta_key() || pressed.alt_key() || pressed.is_composing() {
         return None;
     }
-    let typing = event.target().and_then(|target| target.dyn_into::<Element>().ok()).is_some_and(|element| {
+    let target = event.target().and_then(|target| target.dyn_into::<Element>().ok());
+    let finding = target.as_ref().is_some_and(|element| element.id() == FIND_ELEMENT);
+    let typing = target.is_some_and(|element| {
         let arrows =
             pressed.key().starts_with("Arrow") && element.closest(".log").is_ok_and(|log| log.is_some());
         arrows || matches!(element.tag_name().as_str(), "INPUT" | "TEXTAREA" | "SELECT")
     });
-    let key = Key { name: pressed.key(), typing };
+    let name = pressed.key();
+    let name = if name == "Enter" && pressed.shift_key() { format!("Shift+{name}") } else { name };
+    let key = Key { name, typing, finding };
     if keys::is_ours(&key) {
         event.prevent_default();
     }

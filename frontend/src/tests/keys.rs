@@ -6,7 +6,7 @@ use crate::model::Filter;
 use crate::update::{Effect, Msg};
 
 fn key(name: &str) -> Key {
-    Key { name: name.to_owned(), typing: false }
+    Key { name: name.to_owned(), typing: false, finding: false }
 }
 
 fn meaning(story: &Story, name: &str) -> Option<Msg> {
@@ -25,7 +25,7 @@ fn one_key_means_what_fits_the_page() {
 
 #[test]
 fn typing_is_typing() {
-    let typing = |name: &str| Key { name: name.to_owned(), typing: true };
+    let typing = |name: &str| Key { name: name.to_owned(), typing: true, finding: false };
     let story = Story::of_run_7();
     assert_eq!(msg_for_key(&story.model, &typing("c")), None);
     assert!(msg_for_key(&story.model, &typing("Escape")).is_some());
@@ -90,6 +90,31 @@ fn f_leads_to_the_first_failure() {
     let mut story = Story::is_red();
     story.happens(Msg::Pressed(key("f")));
     assert_eq!(story.model.route.url(), "/runs/7/TestUnit.models");
+}
+
+#[test]
+fn what_was_found_is_walked_by_keys() {
+    let mut story = Story::is_red();
+    story.goes_to("/runs/7/TestUnit.models");
+    let of = story.pane().of.clone().unwrap();
+    story.happens(Msg::Output { of, at: 0, bytes: b"a\nhit\nb\nHIT\n".to_vec() });
+    let filters = Some(Msg::SetFilter(Filter::NotPassed));
+    assert_eq!(meaning(&story, "n"), filters, "as long as nothing is looked for");
+    assert_eq!(meaning(&story, "/"), Some(Msg::WantFind));
+    assert_eq!(meaning(&story, "l"), None);
+    story.happens(Msg::Find("hit".to_owned()));
+    for (name, line) in [("n", 4), ("n", 2), ("N", 4)] {
+        story.happens(Msg::Pressed(key(name)));
+        assert_eq!(story.pane().find.line(), Some(line), "{name}");
+    }
+    let in_field = |name: &str| Key { name: name.to_owned(), typing: true, finding: true };
+    let means = |name: &str| msg_for_key(&story.model, &in_field(name));
+    assert_eq!(means("Enter"), Some(Msg::FindNext(1)));
+    assert_eq!(means("Shift+Enter"), Some(Msg::FindNext(-1)));
+    assert_eq!((means("n"), means("Escape")), (None, Some(Msg::Find(String::new()))));
+    story.happens(Msg::Pressed(key("l")));
+    assert_eq!(story.model.route.url(), "/runs/7/TestUnit.models?attempt=1&line=4");
+    assert_eq!(story.pane().line, Some(4));
 }
 
 #[test]

@@ -177,3 +177,56 @@ fn an_errored_attempt_tells_its_problem_once() {
     story.ends("TestUnit.models", 1, verdict, Some(problem("the container vanished")));
     assert_eq!(story.html().matches("the container vanished").count(), 1);
 }
+
+#[test]
+fn a_line_that_the_address_names_is_brought_into_sight_once_it_is_there() {
+    let mut story = watching();
+    story.goes_to("/runs/7/TestUnit.models?attempt=1&line=60");
+    assert!(story.pane().of.is_some() && !story.effects.contains(&open(1, 0)), "it is on screen already");
+    story.happens(scrolled(0.0, true));
+    let mut text = "x\n".repeat(59);
+    assert!(!scrolls(story.happens(bytes(0, &text))), "it is not there yet, and the end is not what is wanted");
+    text.push_str("the one\nand more\n");
+    assert_eq!(story.happens(bytes(0, &text)), [Effect::ScrollLogTo(59 * 20 - 133)]);
+    story.happens(scrolled(1047.0, false));
+    assert!(story.html().contains("<div class=\"row named\">"));
+    assert!(!scrolls(story.happens(bytes(0, &format!("{text}more\n")))), "and there it stays");
+}
+
+#[test]
+fn what_is_looked_for_is_found_also_in_lines_that_come_later() {
+    let mut story = watching();
+    story.happens(scrolled(0.0, true));
+    story.happens(bytes(0, "a needle\nhay\na NEEDLE, a needle\nan unfinished nee"));
+    story.happens(Msg::Find("Needle".to_owned()));
+    assert_eq!((story.pane().find.place(), story.pane().follow), ((Some(1), 2), false));
+    assert!(story.html().contains("1 of 2 lines"));
+    assert!(story.html().contains("<mark>NEEDLE</mark>, a <mark>needle</mark>"));
+    story.happens(bytes(0, "a needle\nhay\na NEEDLE, a needle\nan unfinished needle\n"));
+    assert_eq!(story.pane().find.place(), (Some(1), 3));
+    let mut walked = Vec::new();
+    for by in [1, 1, 1, -1] {
+        story.happens(Msg::FindNext(by));
+        walked.push(story.pane().find.line());
+    }
+    assert_eq!(walked, [Some(3), Some(4), Some(1), Some(4)]);
+    story.happens(Msg::Find("needles".to_owned()));
+    assert!(story.html().contains("not found"));
+    story.happens(Msg::Find(String::new()));
+    assert!(!story.html().contains("<mark>"));
+}
+
+#[test]
+fn a_window_of_another_size_is_no_reason_to_let_go() {
+    let mut story = watching();
+    story.happens(bytes(0, &"x\n".repeat(100)));
+    story.happens(scrolled(1600.0, true));
+    let larger = Viewport { top_px: 1400.0, height_px: 500.0, columns: 80, at_end: false };
+    assert!(scrolls(story.happens(Msg::LogMeasured(larger))) && story.pane().follow);
+    story.happens(Msg::LogMeasured(Viewport { top_px: 1300.0, ..larger }));
+    assert!(!story.pane().follow, "but going up is");
+}
+
+fn scrolls(effects: &[Effect]) -> bool {
+    effects.iter().any(|effect| matches!(effect, Effect::ScrollLogTo(_) | Effect::ScrollLogToEnd))
+}

@@ -12,14 +12,20 @@ fn read(url: &str) -> Route {
 
 #[test]
 fn every_page_has_an_address_that_leads_back_to_it() {
-    let task =
-        |stage, task, attempt| Route::Task { run: RunNumber(7), task: TaskId::new(stage, task), attempt };
+    let task = |stage, task, attempt, line| Route::Task {
+        run: RunNumber(7),
+        task: TaskId::new(stage, task),
+        attempt,
+        line,
+    };
     for (route, url) in [
         (Route::Runs, "/"),
         (Route::Run(RunNumber(7)), "/runs/7"),
-        (task("TestUnit", "models", None), "/runs/7/TestUnit.models"),
-        (task("TestUnit", "models", Some(2)), "/runs/7/TestUnit.models?attempt=2"),
-        (task("Prüfung", "größe", None), "/runs/7/Pr%C3%BCfung.gr%C3%B6%C3%9Fe"),
+        (task("TestUnit", "models", None, None), "/runs/7/TestUnit.models"),
+        (task("TestUnit", "models", Some(2), None), "/runs/7/TestUnit.models?attempt=2"),
+        (task("TestUnit", "models", None, Some(9)), "/runs/7/TestUnit.models?line=9"),
+        (task("TestUnit", "models", Some(2), Some(9)), "/runs/7/TestUnit.models?attempt=2&line=9"),
+        (task("Prüfung", "größe", None, None), "/runs/7/Pr%C3%BCfung.gr%C3%B6%C3%9Fe"),
         (Route::Nowhere("/elsewhere".to_owned()), "/elsewhere"),
     ] {
         assert_eq!(route.url(), url);
@@ -30,7 +36,7 @@ fn every_page_has_an_address_that_leads_back_to_it() {
 #[test]
 fn what_is_no_address_of_ours_leads_nowhere() {
     for url in
-        ["/runs/x", "/runs/7/nodot", "/runs/7/A.b/c", "/runs/7/A.b?attempt=x", "/runs/7/%zz.b", "/runs/7/%"]
+        ["/runs/x", "/runs/7/nodot", "/runs/7/A.b/c", "/runs/7/A.b?attempt=x", "/runs/7/A.b?line=-1", "/runs/7/%zz.b", "/runs/7/%"]
     {
         assert!(matches!(read(url), Route::Nowhere(_)), "{url}");
     }
@@ -44,8 +50,8 @@ fn strange_queries_do_not_matter() {
 
 proptest! {
     #[test]
-    fn any_task_comes_back(run: u64, stage in "[^./?]{1,8}", task in "[^./?]{1,8}", attempt: Option<u32>) {
-        let route = Route::Task { run: RunNumber(run), task: TaskId::new(&stage, &task), attempt };
+    fn any_task_comes_back(run: u64, stage in "[^./?]{1,8}", task in "[^./?]{1,8}", attempt: Option<u32>, line: Option<usize>) {
+        let route = Route::Task { run: RunNumber(run), task: TaskId::new(&stage, &task), attempt, line };
         prop_assert_eq!(read(&route.url()), route);
     }
 

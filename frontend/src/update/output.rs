@@ -2,6 +2,8 @@
 
 use common::{RunFact, StepEvent, TaskId};
 
+use crate::find::Find;
+use crate::log::ROW_PX;
 use crate::model::{Model, Output, OutputOf, Page, Remote, RunPage, TaskPane};
 use crate::update::{Effect, Msg, backoff_ms, task_element};
 
@@ -23,7 +25,7 @@ pub(super) fn update(model: &mut Model, msg: Msg) -> Vec<Effect> {
             }
             pane.output = Output::Streaming;
             pane.copied = false;
-            following(pane)
+            grown(pane)
         }
         // A refusal may only mean that nothing has been written yet.
         Msg::OutputEnded(of) | Msg::OutputLost(of) | Msg::OutputRefused(of, _) if !attempt_ended => {
@@ -33,7 +35,7 @@ pub(super) fn update(model: &mut Model, msg: Msg) -> Vec<Effect> {
             pane.log.finish();
             pane.output = Output::Whole;
             let mut effects = vec![Effect::FetchMarks(of)];
-            effects.extend(following(pane));
+            effects.extend(grown(pane));
             effects
         }
         Msg::OutputLost(of) => lost(pane, of),
@@ -54,18 +56,33 @@ pub(super) fn update(model: &mut Model, msg: Msg) -> Vec<Effect> {
         Msg::LogMoved => vec![Effect::Still, Effect::MeasureLog],
         Msg::LogMeasured(seen) => {
             let before = (pane.log.window(&pane.seen, pane.follow), pane.follow);
+            // Who came for one line does not want to be taken away from it by those that follow.
+            let came_for_a_line = pane.goal.is_some() || pane.line.is_some() && seen.top_px == 0.0;
+            // A window of another size shows other lines, though nobody moved.
+            let resized = (seen.height_px, seen.columns) != (pane.seen.height_px, pane.seen.columns);
             // Only a movement upwards lets go: when lines come faster than they are drawn, the end runs away.
-            pane.follow = seen.at_end || pane.follow && seen.top_px >= pane.seen.top_px;
+            pane.follow = seen.at_end && !came_for_a_line
+                || pane.follow && (resized || seen.top_px >= pane.seen.top_px);
             pane.seen = seen;
             let columns = (wrap && seen.columns > 0).then_some(seen.columns);
             pane.log.wrap(columns);
             let still = before == (pane.log.window(&pane.seen, pane.follow), pane.follow);
-            if still { vec![Effect::Still] } else { vec![] }
+            let mut effects = to_goal(pane);
+            if resized && !pane.seen.at_end {
+                effects.extend(following(pane));
+            }
+            if still && effects.is_empty() { vec![Effect::Still] } else { effects }
         }
         Msg::ToEnd => {
             pane.follow = true;
             vec![Effect::ScrollLogToEnd]
         }
+        Msg::Find(wanted) => {
+            pane.find = Find::new(wanted);
+            look(pane);
+            next_hit(pane, 0)
+        }
+        Msg::FindNext(by) => next_hit(pane, by),
         Msg::ToStep(step) => match pane.log.row_of_step(&step) {
             Some(row) => {
                 pane.follow = false;
@@ -108,6 +125,40 @@ fn lost(pane: &mut TaskPane, of: OutputOf) -> Vec<Effect> {
     vec![Effect::Later { ms: backoff_ms(tries), msg: Box::new(Msg::OutputDue(of)) }]
 }
 
+/// There are more lines, or the last one is whole.
+fn grown(pane: &mut TaskPane) -> Vec<Effect> {
+    look(pane);
+    let mut effects = following(pane);
+    effects.extend(to_goal(pane));
+    effects
+}
+
+fn look(pane: &mut TaskPane) {
+    let to = if pane.output == Output::Whole { pane.log.lines() } else { pane.log.finished() };
+    pane.find.look(&pane.log, to);
+}
+
+fn next_hit(pane: &mut TaskPane, by: isize) -> Vec<Effect> {
+    if let Some(line) = pane.find.step(by, pane.log.first_seen(&pane.seen)) {
+        pane.follow = false;
+        pane.goal = Some(line);
+    }
+    to_goal(pane)
+}
+
+/// Brings the line that is wanted into sight, once it is there and the browser has said how much can be seen.
+pub(super) fn to_goal(pane: &mut TaskPane) -> Vec<Effect> {
+    let row = pane.goal.and_then(|goal| pane.log.row_of_line(goal));
+    let Some(row) = row.filter(|_| pane.seen.height_px > 0.0) else { return vec![] };
+    pane.goal = None;
+    let (px, seen) = (f64::from(pane.log.px_of_row(row)), &pane.seen);
+    if px >= seen.top_px && px + f64::from(ROW_PX) <= seen.top_px + seen.height_px {
+        return vec![];
+    }
+    // With some of what stands before it.
+    vec![Effect::ScrollLogTo((px - seen.height_px / 3.0).max(0.0) as u32)]
+}
+
 fn following(pane: &TaskPane) -> Vec<Effect> {
     if pane.follow { vec![Effect::ScrollLogToEnd] } else { vec![] }
 }
@@ -124,8 +175,15 @@ pub(super) fn sync(page: &mut RunPage) -> Vec<Effect> {
     if wanted == pane.of {
         return vec![];
     }
-    *pane =
-        TaskPane { of: wanted.clone(), seen: pane.seen, ..TaskPane::new(pane.task.clone(), pane.attempt) };
+    *pane = TaskPane {
+        of: wanted.clone(),
+        seen: pane.seen,
+        follow: pane.line.is_none(),
+        line: pane.line,
+        goal: pane.line,
+        find: Find::new(std::mem::take(&mut pane.find.wanted)),
+        ..TaskPane::new(pane.task.clone(), pane.attempt)
+    };
     match wanted {
         Some(of) => vec![
             Effect::OpenOutput { of: of.clone(), from: 0 },

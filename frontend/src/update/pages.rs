@@ -44,13 +44,19 @@ pub(super) fn enter(model: &mut Model, route: Route) -> Vec<Effect> {
 fn show_task(model: &mut Model, route: &Route) -> Vec<Effect> {
     let Page::Run(page) = &mut model.page else { return vec![] };
     match route {
-        Route::Task { task, attempt, .. } => {
+        Route::Task { task, attempt, line, .. } => {
             page.cursor = Some(task.clone());
             match &mut page.task {
                 Some(pane) if pane.task == *task => pane.attempt = *attempt,
                 Some(_) | None => page.task = Some(TaskPane::new(task.clone(), *attempt)),
             }
-            output::sync(page)
+            if let Some(pane) = &mut page.task {
+                (pane.line, pane.goal) = (*line, *line);
+                pane.follow &= line.is_none();
+            }
+            let mut effects = output::sync(page);
+            effects.extend(page.task.as_mut().map(output::to_goal).unwrap_or_default());
+            effects
         }
         Route::Run(_) => match page.task.take() {
             Some(pane) => vec![Effect::CloseOutput, Effect::Focus(task_element(&pane.task))],

@@ -61,7 +61,7 @@ fn view_group(props: &GroupsProps, group: &Group<'_>) -> Html {
 }
 
 fn view_task(props: &GroupsProps, task: &TaskRun, of_any_stage: bool) -> Html {
-    let url = Route::Task { run: props.state.number, task: task.id.clone(), attempt: None }.url();
+    let url = Route::Task { run: props.state.number, task: task.id.clone(), attempt: None, line: None }.url();
     let open = props.open.as_ref() == Some(&task.id);
     let qualified = parts::qualified(task.state.word(), &task_words(task));
     html! {

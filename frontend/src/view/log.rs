@@ -1,14 +1,16 @@
 //! The output of an attempt: a window of rows in a space as high as all of them. Text is only ever text.
 
 use common::Attempt;
+use std::ops::Range;
 use yew::prelude::*;
 
 use super::parts;
 use crate::ansi::{Colour, Line, Style};
 use crate::log::{LogMark, MarkKind, Row, cut};
 use crate::model::{Model, Output, OutputOf, TaskPane};
-use crate::route::encode;
-use crate::update::{LOG_ELEMENT, Msg};
+use crate::route::{Route, encode};
+use crate::effects::typed;
+use crate::update::{FIND_ELEMENT, LOG_ELEMENT, Msg};
 
 /// A hundred characters, by whose width the browser's columns are measured.
 const PROBE: &str =
@@ -16,7 +18,8 @@ const PROBE: &str =
 
 pub(crate) fn view(model: &Model, pane: &TaskPane, attempt: &Attempt, send: &Callback<Msg>) -> Html {
     let window = pane.log.window(&pane.seen, pane.follow);
-    let rows = window.rows.clone().filter_map(|i| pane.log.row(i).map(|row| view_row(i, row, attempt, send)));
+    let rows =
+        window.rows.clone().filter_map(|i| pane.log.row(i).map(|row| view_row(i, row, pane, attempt, send)));
     html! {
         <>
             { view_tools(model, pane, send) }
@@ -52,6 +55,7 @@ fn view_tools(model: &Model, pane: &TaskPane, send: &Callback<Msg>) -> Html {
         <>
             <div class="tools">
                 <span class="extent">{ state }</span>
+                { view_find(pane, send) }
                 <button class="quiet" aria-pressed={model.wrap.to_string()} onclick={parts::on(send, Msg::ToggleWrap)}>
                     { "Wrap" }<kbd>{ "w" }</kbd>
                 </button>
@@ -77,20 +81,46 @@ fn view_tools(model: &Model, pane: &TaskPane, send: &Callback<Msg>) -> Html {
     }
 }
 
+fn view_find(pane: &TaskPane, send: &Callback<Msg>) -> Html {
+    let place = match pane.find.place() {
+        _ if pane.find.wanted.is_empty() => None,
+        (Some(at), count) => Some(format!("{} of {}", parts::grouped(at as u64), parts::count(count, "line"))),
+        (None, 0) => Some("not found".to_owned()),
+        (None, count) => Some(parts::count(count, "line")),
+    };
+    html! {
+        <div class="find" role="search">
+            <input id={FIND_ELEMENT} type="search" placeholder="Search output  /" aria-label="search the output"
+                autocomplete="off" spellcheck="false" value={pane.find.wanted.clone()}
+                oninput={send.reform(|event: InputEvent| Msg::Find(typed(&event)))} />
+            <span class="extent" role="status">{ place }</span>
+            if pane.find.place().1 > 0 {
+                <button class="quiet" aria-label="previous line that was found" title="previous"
+                    onclick={parts::on(send, Msg::FindNext(-1))}>{ "↑" }</button>
+                <button class="quiet" aria-label="next line that was found" title="next"
+                    onclick={parts::on(send, Msg::FindNext(1))}>{ "↓" }</button>
+            }
+        </div>
+    }
+}
+
 fn raw_url(of: &OutputOf) -> String {
     format!("/api/runs/{}/tasks/{}/output?attempt={}", of.run, encode(&of.task.to_string()), of.attempt)
 }
 
-fn view_row(key: usize, row: Row<'_>, attempt: &Attempt, send: &Callback<Msg>) -> Html {
+fn view_row(key: usize, row: Row<'_>, pane: &TaskPane, attempt: &Attempt, send: &Callback<Msg>) -> Html {
     match row {
         Row::Mark(mark) => html! { <div {key} class="row between">{ words_of(mark, attempt) }</div> },
         Row::Line { number, line, folded } => {
             let shown = if folded { cut(line).len() } else { line.text.len() };
+            let found = pane.find.places_in(&line.text[..shown]);
+            let named = pane.line == Some(number);
+            let in_front = pane.find.line() == Some(number);
             html! {
-                <div {key} class="row">
-                    <span class="number">{ number }</span>
+                <div {key} class={classes!("row", named.then_some("named"), in_front.then_some("in-front"))}>
+                    { view_number(number, named, pane.of.as_ref()) }
                     <span class="text">
-                        { view_text(line, shown) }
+                        { view_text(line, shown, &found) }
                         if folded {
                             <button class="fold" onclick={parts::on(send, Msg::Unfold(number))}>
                                 { format!("show {} more", parts::size((line.text.len() - shown) as u64)) }
@@ -105,16 +135,42 @@ fn view_row(key: usize, row: Row<'_>, attempt: &Attempt, send: &Callback<Msg>) -
     }
 }
 
-/// The first `shown` bytes of a line.
-pub(super) fn view_text(line: &Line, shown: usize) -> Html {
+/// A link to the line. There are too many of them to be walked through by keys; for these there is the search.
+fn view_number(number: usize, named: bool, of: Option<&OutputOf>) -> Html {
+    let url = of.map(|of| {
+        let (run, task) = (of.run, of.task.clone());
+        Route::Task { run, task, attempt: Some(of.attempt), line: Some(number) }.url()
+    });
+    html! { <a class="number" tabindex="-1" href={url} aria-current={named.then_some("true")}>{ number }</a> }
+}
+
+/// The first `shown` bytes of a line, with what was found in it marked.
+pub(super) fn view_text(line: &Line, shown: usize, found: &[Range<usize>]) -> Html {
     let mut begin = 0;
     let pieces = line.pieces().filter_map(|(piece, style)| {
         let end = begin + piece.len();
         let piece = &piece[..piece.len().min(shown.saturating_sub(begin))];
-        begin = end;
-        (!piece.is_empty()).then(|| view_piece(piece, style))
+        let at = std::mem::replace(&mut begin, end);
+        (!piece.is_empty()).then(|| view_found(piece, style, at, found))
     });
     pieces.collect()
+}
+
+/// A piece that begins at `at` in its line.
+fn view_found(piece: &str, style: Style, at: usize, found: &[Range<usize>]) -> Html {
+    let mut told = 0;
+    let mut parts = Vec::new();
+    for place in found {
+        let begin = place.start.saturating_sub(at).clamp(told, piece.len());
+        let end = place.end.saturating_sub(at).clamp(told, piece.len());
+        if begin < end {
+            parts.push(view_piece(&piece[told..begin], style));
+            parts.push(html! { <mark>{ &piece[begin..end] }</mark> });
+            told = end;
+        }
+    }
+    parts.push(view_piece(&piece[told..], style));
+    parts.into_iter().collect()
 }
 
 fn words_of(mark: &LogMark, attempt: &Attempt) -> String {

@@ -157,7 +157,7 @@ fn view_bar(state: &RunState) -> Html {
 fn view_first_bad(page: &RunPage, state: &RunState) -> Html {
     let Some(first) = first_bad(state) else { return html! {} };
     let others = state.tasks().filter(|task| is_bad(task.state)).count() - 1;
-    let url = Route::Task { run: page.run, task: first.id.clone(), attempt: None }.url();
+    let url = Route::Task { run: page.run, task: first.id.clone(), attempt: None, line: None }.url();
     let end = first.attempts.last().and_then(|attempt| attempt.end.as_ref());
     html! {
         <section class={classes!("first-bad", first.state.word())} aria-label="the first that did not pass">
@@ -172,7 +172,7 @@ fn view_first_bad(page: &RunPage, state: &RunState) -> Html {
             { end.map(parts::problem_of) }
             if let Some(tail) = page.tail.as_ref().filter(|tail| tail.of.task == first.id && !tail.lines.is_empty()) {
                 <pre class="tail" tabindex="0" aria-label="the end of its output">
-                    { for tail.lines.iter().map(|line| html! { <div>{ log::view_text(line, cut(line).len()) }</div> }) }
+                    { for tail.lines.iter().map(|line| html! { <div>{ log::view_text(line, cut(line).len(), &[]) }</div> }) }
                 </pre>
             }
             <p class="next">
