@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Phase, Reason, RunNumber, RunState, SkipReason, StepId, TaskId, TaskState, Verdict};
+use crate::{Phase, Reason, RunNumber, RunState, SkipReason, StartedBy, StepId, TaskId, TaskState, Verdict};
 
 /// What went wrong and what to do next; the body of every refusal, and a part of `task_ended`.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -61,6 +61,9 @@ pub struct RunSummary {
     pub tasks_passed: usize,
     pub started_at_ms: u64,
     pub ended_at_ms: Option<u64>,
+    /// Not known of runs from before this was recorded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_by: Option<StartedBy>,
 }
 
 /// A page of `GET /api/runs`, newest first.
@@ -126,6 +129,7 @@ impl RunSummary {
             tasks_passed: run.tasks().filter(passed).count(),
             started_at_ms: run.started_at_ms,
             ended_at_ms: run.ended_at_ms,
+            started_by: run.started_by,
         }
     }
 }
@@ -178,6 +182,26 @@ pub struct Health {
     pub slots: usize,
     /// What the engine keeps ready between steps, by name.
     pub kept_ready: Vec<String>,
+}
+
+/// `GET /api/workers`: how the workers are that the pipedef and workers.toml name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkersView {
+    pub workers: Vec<WorkerView>,
+}
+
+/// One worker, as the boss has just found it. What it did not say is null.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct WorkerView {
+    /// Its address.
+    pub worker: String,
+    pub ok: bool,
+    /// Why it is not ok.
+    pub why: Option<String>,
+    pub hint: Option<String>,
+    pub version: Option<String>,
+    pub engine: Option<String>,
+    pub slots: Option<usize>,
 }
 
 /// One row of a worker's `GET /steps`.

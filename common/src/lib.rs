@@ -21,13 +21,16 @@ mod step;
 mod verdict;
 mod words;
 
-pub use api::{Health, OnlyTasks, Page, Problem, RunCreated, RunSummary, RunView, StepView, TaskView};
+pub use api::{
+    Health, OnlyTasks, Page, Problem, RunCreated, RunSummary, RunView, StepView, TaskView, WorkerView,
+    WorkersView,
+};
 pub use names::{BadName, RunKey, RunNumber, Seq, StepId, TaskId, step_id};
 pub use output::{Bytes, Mark, OutputMark, Stream};
 pub use pipeline::{Pipeline, Stage, Task};
 pub use run::{
-    Attempt, AttemptEnd, IllegalTransition, Phase, RunEvent, RunFact, RunState, StageRun, StepRun, StepState,
-    TaskRun, TaskState,
+    Attempt, AttemptEnd, IllegalTransition, Phase, RunEvent, RunFact, RunState, StageRun, StartedBy, StepRun,
+    StepState, TaskRun, TaskState,
 };
 pub use spec::{Command, Network, SpecProblem, StepSpec};
 pub use step::{StepEnd, StepEvent};

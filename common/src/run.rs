@@ -29,6 +29,9 @@ pub enum RunFact {
         pipeline: Pipeline,
         /// The tasks of a partial run; null for all.
         only: Option<Vec<TaskId>>,
+        /// Not told of runs from before this was recorded.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        started_by: Option<StartedBy>,
     },
     TaskStarted {
         task: TaskId,
@@ -91,6 +94,7 @@ pub struct RunState {
     pub key: Option<RunKey>,
     pub phase: Phase,
     pub only: Option<Vec<TaskId>>,
+    pub started_by: Option<StartedBy>,
     /// How often a part of it was run again.
     pub reruns: u32,
     pub cancel_asked: bool,
@@ -100,6 +104,28 @@ pub struct RunState {
     pub last_seq: Seq,
     /// Where in `stages` a task stands, so that a run of thousands of tasks stays quick.
     places: BTreeMap<TaskId, (usize, usize)>,
+}
+
+/// Where somebody asked for a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StartedBy {
+    /// A browser, on the page.
+    Page,
+    /// Whoever has the token: a script, an agent.
+    Api,
+    /// `bettertest run`.
+    Terminal,
+}
+
+impl StartedBy {
+    pub fn word(self) -> &'static str {
+        match self {
+            StartedBy::Page => "page",
+            StartedBy::Api => "api",
+            StartedBy::Terminal => "terminal",
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -218,8 +244,10 @@ impl RunState {
     /// Every check stands before the first change, so that a refused fact leaves no trace.
     fn take(&mut self, at_ms: u64, fact: &RunFact) -> Result<(), String> {
         match (fact, self.phase) {
-            (RunFact::RunStarted { run, key, pipeline, only }, Phase::Unborn) => {
-                return self.begin(at_ms, *run, key, pipeline, only.as_deref());
+            (RunFact::RunStarted { run, key, pipeline, only, started_by }, Phase::Unborn) => {
+                self.begin(at_ms, *run, key, pipeline, only.as_deref())?;
+                self.started_by = *started_by;
+                return Ok(());
             }
             (RunFact::RunStarted { .. }, _) => return Err("the run has already started".to_owned()),
             (_, Phase::Unborn) => return Err("the run has not started".to_owned()),

@@ -91,6 +91,7 @@ impl Browser {
 
             Effect::LogIn(_)
             | Effect::FetchPipeline
+            | Effect::FetchWorkers
             | Effect::FetchRuns { .. }
             | Effect::StartRun { .. }
             | Effect::Cancel(_)

@@ -50,6 +50,7 @@ pub(crate) const SHORTCUTS: &[Shortcut] = &[
     key(Place::Anywhere, &["Escape"], "back", |model| Some(back(model))),
     key(Place::Anywhere, &["?"], "these keys", |_| Some(Msg::ToggleHelp)),
     key(Place::Runs, &["r"], "run the pipeline", |_| Some(Msg::WantRun { only: None })),
+    key(Place::Runs, &["h"], "ask the workers how they are", |_| Some(Msg::WantWorkers)),
     key(Place::Run, &["f"], "to the first failure", |_| Some(Msg::GoToFirstBad)),
     key(Place::Run, &["n"], "only what did not pass", |model| Some(Msg::SetFilter(other_filter(model)))),
     key(Place::Run, &["/"], "search the tasks", |_| Some(Msg::WantSearch)),

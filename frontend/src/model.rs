@@ -2,6 +2,7 @@
 
 use common::{
     Outcome, Pipeline, Problem, RunNumber, RunState, RunSummary, StageRun, TaskId, TaskRun, TaskState,
+    WorkerView,
 };
 use std::rc::Rc;
 
@@ -67,6 +68,7 @@ pub(crate) enum Page {
 pub(crate) struct RunsPage {
     pub pipeline: Remote<Pipeline>,
     pub runs: Remote<History>,
+    pub workers: Remote<Vec<WorkerView>>,
     /// A run was asked for and has not been acknowledged yet.
     pub starting: bool,
     /// Why the last one that was asked for did not start.
@@ -162,6 +164,7 @@ impl RunsPage {
         RunsPage {
             pipeline: Remote::Loading,
             runs: Remote::Loading,
+            workers: Remote::Loading,
             starting: false,
             refused: None,
             cursor: None,

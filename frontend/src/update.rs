@@ -7,7 +7,7 @@ mod tail;
 
 pub(crate) use pages::{run_element, task_element};
 
-use common::{OutputMark, Pipeline, Problem, RunEvent, RunNumber, RunSummary, TaskId};
+use common::{OutputMark, Pipeline, Problem, RunEvent, RunNumber, RunSummary, TaskId, WorkerView};
 
 use crate::keys::{self, Key};
 use crate::log::Viewport;
@@ -39,6 +39,9 @@ pub(crate) enum Msg {
         answer: Result<common::Page, Problem>,
     },
     WantPipeline,
+    GotWorkers(Result<Vec<WorkerView>, Problem>),
+    /// Somebody wants to know how the workers are now.
+    WantWorkers,
     WantOlderRuns,
     /// A run of the whole pipeline, or of some of its tasks.
     WantRun {
@@ -118,6 +121,7 @@ pub(crate) enum Effect {
     ReplaceUrl(Route),
     LogIn(String),
     FetchPipeline,
+    FetchWorkers,
     FetchRuns {
         before: Option<RunNumber>,
     },
@@ -249,6 +253,8 @@ pub(crate) fn update(model: &mut Model, msg: Msg) -> Vec<Effect> {
         Msg::GotPipeline(_)
         | Msg::GotRuns { .. }
         | Msg::WantPipeline
+        | Msg::GotWorkers(_)
+        | Msg::WantWorkers
         | Msg::WantOlderRuns
         | Msg::WantRun { .. }
         | Msg::RunStarted(_) => match &mut model.page {

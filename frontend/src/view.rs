@@ -9,6 +9,7 @@ mod run;
 mod tab;
 mod task;
 mod tasks;
+mod workers;
 
 use yew::prelude::*;
 

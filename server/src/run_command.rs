@@ -1,6 +1,6 @@
 //! `bettertest run`: a boss, and where it is needed a worker, in one process for one run, told in the terminal.
 
-use common::{Pipeline, Problem, RunKey, RunState, TaskId};
+use common::{Pipeline, Problem, RunKey, RunState, StartedBy, TaskId};
 use std::path::{Path, PathBuf};
 
 use crate::boss::{self, Code, Python};
@@ -20,7 +20,8 @@ pub(crate) async fn run(args: RunArgs) -> Result<u8, SetupError> {
         () = &mut interrupted => return Ok(watch::exit_interrupted()),
     };
     let Ready { ground, pipeline, code, only, key } = ready;
-    let number = ground.runs.start_discovered(key, pipeline, code, only).await.map_err(|error| {
+    let number = ground.runs.start_discovered(key, pipeline, code, only, StartedBy::Terminal);
+    let number = number.await.map_err(|error| {
         SetupError::new(
             format!("the run could not be started: {error}"),
             "is the disk of the data directory full?",

@@ -20,6 +20,7 @@ impl Story {
             key: RunKey::from_random(1),
             pipeline: Pipeline { stages },
             only: only.map(ids),
+            started_by: None,
         });
         story
     }

@@ -76,6 +76,7 @@ fn any_fact() -> impl Strategy<Value = RunFact> {
             key: RunKey::from_random(1),
             pipeline: pipeline(),
             only,
+            started_by: None,
         }),
         6 => (any_task(), attempt.clone()).prop_map(|(task, attempt)| RunFact::TaskStarted { task, attempt }),
         6 => (any_task(), attempt.clone(), any_step()).prop_map(move |(task, attempt, step)| {
@@ -111,6 +112,7 @@ fn legal(facts: Vec<RunFact>) -> (RunState, Vec<RunEvent>) {
         key: RunKey::from_random(1),
         pipeline: pipeline(),
         only: None,
+        started_by: None,
     };
     let mut run = RunState::default();
     let mut log = Vec::new();

@@ -37,6 +37,7 @@ fn samples_read_and_write_the_same() {
     same_both_ways::<OutputMark>("output_mark_");
     same_both_ways::<Problem>("problem");
     same_both_ways::<Health>("health");
+    same_both_ways::<WorkerView>("worker_view_");
     same_both_ways::<OnlyTasks>("only_tasks");
 }
 
@@ -89,6 +90,18 @@ fn every_run_event_has_a_sample_and_together_they_are_a_run() {
     }
     assert_eq!(seen.len(), 10, "a variant has no sample: {seen:?}");
     assert_eq!(headline(&run), "cancelling (1 of 2 tasks)");
+    assert_eq!(run.started_by, Some(StartedBy::Page));
+}
+
+#[test]
+fn a_run_from_before_it_was_recorded_who_started_it_can_be_read() {
+    let (_, mut json) = samples("run_started").remove(0);
+    json.as_object_mut().unwrap().remove("started_by");
+    let event: RunEvent = serde_json::from_value(json.clone()).unwrap();
+    let mut run = RunState::default();
+    run.apply(&event).unwrap();
+    assert_eq!(run.started_by, None);
+    assert_eq!(serde_json::to_value(&event).unwrap(), json);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use wasm_bindgen::{JsCast, JsValue};
 use wasm_bindgen_futures::{JsFuture, spawn_local};
 use web_sys::{AbortSignal, Headers, Request, RequestInit, Response};
 
-use common::{OnlyTasks, OutputMark, Problem, RunCreated, TaskId};
+use common::{OnlyTasks, OutputMark, Problem, RunCreated, TaskId, WorkersView};
 
 use super::inbox::Inbox;
 use super::page;
@@ -51,6 +51,10 @@ async fn answer_to(effect: Effect) -> Result<Option<Msg>, Problem> {
             }
         }
         Effect::FetchPipeline => Msg::GotPipeline(read(text("/api/pipeline", None).await)?),
+        Effect::FetchWorkers => {
+            let answer = read::<WorkersView>(text("/api/workers", None).await)?;
+            Msg::GotWorkers(answer.map(|answer| answer.workers))
+        }
         Effect::FetchRuns { before } => {
             let query = before.map(|run| format!("?before={run}")).unwrap_or_default();
             Msg::GotRuns { before, answer: read(text(&format!("/api/runs{query}"), None).await)? }

@@ -185,7 +185,10 @@ fn a_line_that_the_address_names_is_brought_into_sight_once_it_is_there() {
     assert!(story.pane().of.is_some() && !story.effects.contains(&open(1, 0)), "it is on screen already");
     story.happens(scrolled(0.0, true));
     let mut text = "x\n".repeat(59);
-    assert!(!scrolls(story.happens(bytes(0, &text))), "it is not there yet, and the end is not what is wanted");
+    assert!(
+        !scrolls(story.happens(bytes(0, &text))),
+        "it is not there yet, and the end is not what is wanted"
+    );
     text.push_str("the one\nand more\n");
     assert_eq!(story.happens(bytes(0, &text)), [Effect::ScrollLogTo(59 * 20 - 133)]);
     story.happens(scrolled(1047.0, false));

@@ -35,9 +35,15 @@ fn every_page_has_an_address_that_leads_back_to_it() {
 
 #[test]
 fn what_is_no_address_of_ours_leads_nowhere() {
-    for url in
-        ["/runs/x", "/runs/7/nodot", "/runs/7/A.b/c", "/runs/7/A.b?attempt=x", "/runs/7/A.b?line=-1", "/runs/7/%zz.b", "/runs/7/%"]
-    {
+    for url in [
+        "/runs/x",
+        "/runs/7/nodot",
+        "/runs/7/A.b/c",
+        "/runs/7/A.b?attempt=x",
+        "/runs/7/A.b?line=-1",
+        "/runs/7/%zz.b",
+        "/runs/7/%",
+    ] {
         assert!(matches!(read(url), Route::Nowhere(_)), "{url}");
     }
 }

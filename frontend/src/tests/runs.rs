@@ -17,6 +17,7 @@ fn summary(run: u64, state: &str) -> RunSummary {
         tasks: 3,
         tasks_passed: 3,
         started_at_ms: BEGAN_MS - 4 * 60_000,
+        started_by: None,
         ended_at_ms: (state == "ended").then_some(BEGAN_MS - 3 * 60_000),
     }
 }
@@ -172,4 +173,27 @@ fn a_stage_or_a_task_is_started_alone() {
     let only = Some(vec![super::story::task("TestUnit.views")]);
     assert_eq!(story.happens(Msg::WantRun { only: only.clone() }), [Effect::StartRun { only }]);
     assert_eq!(story.happens(Msg::WantRun { only: None }), [Effect::Still]);
+}
+
+#[test]
+fn how_the_workers_are_is_asked_when_somebody_looks() {
+    let mut story = Story::at("/");
+    assert_eq!(story.happens(Msg::GotPipeline(Ok(Pipeline::default()))), [Effect::FetchWorkers]);
+    assert!(story.html().contains("Asking the workers"));
+    let sample = |json: &str| serde_json::from_str::<common::WorkerView>(json).unwrap();
+    let workers = vec![
+        sample(include_str!("../../../common/wire/worker_view_well.json")),
+        sample(include_str!("../../../common/wire/worker_view_away.json")),
+    ];
+    story.happens(Msg::GotWorkers(Ok(workers)));
+    let well = story.html_from("<li class=\"worker passed", "</li>");
+    assert!(well.contains("<span class=\"word\">well</span>"), "{well}");
+    assert!(well.contains("docker, 2 slots, version 0.1.0"), "{well}");
+    let away = story.html_from("<li class=\"worker errored", "</li>");
+    for words in ["http://build-1:9009", "not well", "nothing listens there", "bettertest --worker"] {
+        assert!(away.contains(words), "{away}");
+    }
+    let key = crate::keys::Key { name: "h".to_owned(), typing: false, finding: false };
+    assert_eq!(story.happens(Msg::Pressed(key)), [Effect::FetchWorkers]);
+    assert_eq!(story.runs_page().workers, Remote::Loading);
 }

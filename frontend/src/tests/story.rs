@@ -204,6 +204,7 @@ pub(super) fn started() -> RunFact {
             stages: vec![stage("TestUnit", &["models", "views"]), stage("TestWeb", &["login"])],
         },
         only: None,
+        started_by: None,
     }
 }
 

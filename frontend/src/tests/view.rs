@@ -167,6 +167,7 @@ fn a_list_of_runs_says_no_more_than_is_true() {
         tasks_passed: 3,
         started_at_ms: BEGAN_MS - 26 * 3_600_000,
         ended_at_ms: Some(BEGAN_MS - 26 * 3_600_000 + 125_000),
+        started_by: Some(common::StartedBy::Terminal),
     };
     story.happens(Msg::GotRuns { before: None, answer: Ok(common::Page { runs: vec![run], next: None }) });
     assert_eq!(
@@ -177,6 +178,7 @@ fn a_list_of_runs_says_no_more_than_is_true() {
 </span>
 <span class="number">12</span>
 <span class="headline">passed (3 of 14 tasks)</span>
+<span class="by">in a terminal</span>
 <span class="tasks">3 of 14 tasks passed</span>
 <span class="took">2m 05s</span>
 <span title="20 Sep 2026, 12:00" class="when">yesterday, 12:00</span>

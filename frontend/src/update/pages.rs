@@ -98,8 +98,17 @@ pub(super) fn focused(model: &Model) -> Vec<Effect> {
 
 pub(super) fn update_runs(page: &mut RunsPage, msg: Msg) -> Vec<Effect> {
     match msg {
-        Msg::GotPipeline(answer) => page.pipeline = answer.into(),
         Msg::GotRuns { before, answer } => got_runs(page, before.is_some(), answer),
+        Msg::GotWorkers(answer) => page.workers = answer.into(),
+        Msg::WantWorkers => {
+            page.workers = Remote::Loading;
+            return vec![Effect::FetchWorkers];
+        }
+        // Only now the boss knows which workers the pipedef names.
+        Msg::GotPipeline(answer) => {
+            page.pipeline = answer.into();
+            return vec![Effect::FetchWorkers];
+        }
         Msg::WantPipeline => {
             page.pipeline = Remote::Loading;
             return vec![Effect::FetchPipeline];

@@ -1,9 +1,9 @@
 //! The first page: the pipeline as it is declared now, and the runs, newest first.
 
-use common::{Outcome, RunSummary, duration};
+use common::{Outcome, RunSummary, StartedBy, duration};
 use yew::prelude::*;
 
-use super::{parts, pipeline};
+use super::{parts, pipeline, workers};
 use crate::model::{History, Model, Remote, RunsPage};
 use crate::route::Route;
 use crate::update::{Msg, run_element};
@@ -18,6 +18,7 @@ pub(crate) fn view(model: &Model, page: &RunsPage, send: &Callback<Msg>) -> Html
     html! {
         <main class="runs-page">
             { pipeline::view(page, send) }
+            { workers::view(page, send) }
             <section class="history" aria-labelledby="runs">
                 <h2 id="runs">{ "Runs" }</h2>
                 { runs }
@@ -52,6 +53,14 @@ fn view_history(model: &Model, history: &History, send: &Callback<Msg>) -> Html 
     }
 }
 
+fn by_words(by: StartedBy) -> &'static str {
+    match by {
+        StartedBy::Page => "by the page",
+        StartedBy::Api => "by the API",
+        StartedBy::Terminal => "in a terminal",
+    }
+}
+
 fn view_run(model: &Model, run: &RunSummary) -> Html {
     let word = run.verdict.map_or("running", |verdict| verdict.outcome().word());
     let until_ms = run.ended_at_ms.unwrap_or(model.now_ms);
@@ -62,6 +71,7 @@ fn view_run(model: &Model, run: &RunSummary) -> Html {
                 { parts::mark() }
                 <span class="number">{ format!("{}", run.run) }</span>
                 <span class="headline">{ &run.headline }</span>
+                <span class="by">{ run.started_by.map(by_words) }</span>
                 <span class={classes!("tasks", not_all.then_some("short"))}>
                     { format!("{} of {} passed", run.tasks_passed, parts::count(run.tasks, "task")) }
                 </span>

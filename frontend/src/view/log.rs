@@ -6,10 +6,10 @@ use yew::prelude::*;
 
 use super::parts;
 use crate::ansi::{Colour, Line, Style};
+use crate::effects::typed;
 use crate::log::{LogMark, MarkKind, Row, cut};
 use crate::model::{Model, Output, OutputOf, TaskPane};
 use crate::route::{Route, encode};
-use crate::effects::typed;
 use crate::update::{FIND_ELEMENT, LOG_ELEMENT, Msg};
 
 /// A hundred characters, by whose width the browser's columns are measured.
@@ -84,7 +84,9 @@ fn view_tools(model: &Model, pane: &TaskPane, send: &Callback<Msg>) -> Html {
 fn view_find(pane: &TaskPane, send: &Callback<Msg>) -> Html {
     let place = match pane.find.place() {
         _ if pane.find.wanted.is_empty() => None,
-        (Some(at), count) => Some(format!("{} of {}", parts::grouped(at as u64), parts::count(count, "line"))),
+        (Some(at), count) => {
+            Some(format!("{} of {}", parts::grouped(at as u64), parts::count(count, "line")))
+        }
         (None, 0) => Some("not found".to_owned()),
         (None, count) => Some(parts::count(count, "line")),
     };

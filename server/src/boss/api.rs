@@ -9,7 +9,7 @@ use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use bytes::Bytes;
-use common::{OnlyTasks, Pipeline, RunCreated, RunNumber, RunView, Seq, TaskId};
+use common::{OnlyTasks, Pipeline, RunCreated, RunNumber, RunView, Seq, StartedBy, TaskId, WorkersView};
 use futures_util::{Stream, StreamExt as _};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::collections::VecDeque;
@@ -38,6 +38,7 @@ const BATCH: usize = 500;
 pub(crate) fn router(api: Api) -> Router {
     let guarded = Router::new()
         .route("/api/pipeline", get(pipeline))
+        .route("/api/workers", get(workers))
         .route("/api/runs", get(list).post(start))
         .route("/api/runs/{run}", get(show))
         .route("/api/runs/{run}/events", get(events))
@@ -143,9 +144,20 @@ async fn pipeline(State(api): State<Api>) -> Result<Response, Refusal> {
     json(StatusCode::OK, &pipeline)
 }
 
-async fn start(State(api): State<Api>, bytes: Result<Bytes, BytesRejection>) -> Result<Response, Refusal> {
+/// Each worker is asked now, and only because somebody wants to know.
+async fn workers(State(api): State<Api>) -> Result<Response, Refusal> {
+    json(StatusCode::OK, &WorkersView { workers: api.runs.workers().await })
+}
+
+async fn start(
+    State(api): State<Api>,
+    headers: HeaderMap,
+    bytes: Result<Bytes, BytesRejection>,
+) -> Result<Response, Refusal> {
     let wanted: OnlyTasks = body(bytes)?;
-    let run = api.runs.start(wanted.only).await?;
+    // A browser comes with its session, all others with the token.
+    let by = if headers.contains_key(header::AUTHORIZATION) { StartedBy::Api } else { StartedBy::Page };
+    let run = api.runs.start(wanted.only, by).await?;
     json(StatusCode::CREATED, &RunCreated { run })
 }
 

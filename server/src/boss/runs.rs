@@ -12,7 +12,7 @@ mod step;
 
 use common::{
     Page, Phase, Pipeline, Problem, Reason, RunEvent, RunFact, RunKey, RunNumber, RunState, RunSummary, Seq,
-    SkipReason, TaskId,
+    SkipReason, StartedBy, TaskId, WorkerView,
 };
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
@@ -69,6 +69,8 @@ struct All {
     outputs: Outputs,
     workers: Workers,
     client: WorkerClient,
+    /// The workers' addresses that the pipedef had when it was last read.
+    named: Mutex<Vec<String>>,
     live: Mutex<HashMap<RunNumber, Arc<Run>>>,
     /// Told when a run starts or ends.
     changes: watch::Sender<()>,
@@ -111,6 +113,7 @@ impl Runs {
             outputs,
             workers,
             client: WorkerClient::new(),
+            named: Mutex::default(),
             live: Mutex::default(),
             changes: watch::channel(()).0,
             turns: Arc::new(Semaphore::new(TASKS_AT_ONCE)),
@@ -124,14 +127,39 @@ impl Runs {
 
     /// What the pipedef declares right now.
     pub(crate) async fn discover(&self) -> Result<(Pipeline, Code), RunsError> {
-        self.all.python.discover(&self.all.pipedef).await.map_err(RunsError::Pipedef)
+        let found = self.all.python.discover(&self.all.pipedef).await.map_err(RunsError::Pipedef)?;
+        let mut named = self.all.named.lock().expect("no panic under this lock");
+        named.clone_from(&found.1.addresses);
+        drop(named);
+        Ok(found)
+    }
+
+    /// How the workers are that the pipedef named last, and those that have a line in workers.toml.
+    pub(crate) async fn workers(&self) -> Vec<WorkerView> {
+        let named = self.all.named.lock().expect("no panic under this lock").clone();
+        let known = self.all.workers.known(&named);
+        let (workers, client) = (&self.all.workers, &self.all.client);
+        let look = |address: String| async move {
+            let found = match workers.resolve(&address) {
+                Ok(worker) => client.look(&worker, &workers.token_hint(&worker.base)).await,
+                Err(none) => {
+                    WorkerView { why: Some(none.message), hint: Some(none.hint), ..Default::default() }
+                }
+            };
+            WorkerView { worker: address, ..found }
+        };
+        futures_util::future::join_all(known.into_iter().map(look)).await
     }
 
     /// Starts a run of the whole pipeline, or of some of its tasks.
-    pub(crate) async fn start(&self, only: Option<Vec<TaskId>>) -> Result<RunNumber, RunsError> {
+    pub(crate) async fn start(
+        &self,
+        only: Option<Vec<TaskId>>,
+        by: StartedBy,
+    ) -> Result<RunNumber, RunsError> {
         let (pipeline, code) = self.discover().await?;
         let key = RunKey::from_random(crate::auth::random_u128());
-        self.start_discovered(key, pipeline, code, only).await
+        self.start_discovered(key, pipeline, code, only, by).await
     }
 
     pub(crate) async fn start_discovered(
@@ -140,6 +168,7 @@ impl Runs {
         pipeline: Pipeline,
         code: Code,
         only: Option<Vec<TaskId>>,
+        by: StartedBy,
     ) -> Result<RunNumber, RunsError> {
         let only = check_selection(&pipeline, only)?;
         if self.all.draining.load(Ordering::SeqCst) {
@@ -147,7 +176,7 @@ impl Runs {
         }
         // A run that is in the store is driven, even where the one who asked for it does not wait.
         let all = self.all.clone();
-        let begun = tokio::spawn(async move { all.begin(key, pipeline, code, only).await });
+        let begun = tokio::spawn(async move { all.begin(key, pipeline, code, only, by).await });
         begun.await.unwrap_or_else(|panicked| std::panic::resume_unwind(panicked.into_panic()))
     }
 
@@ -337,12 +366,13 @@ impl All {
         pipeline: Pipeline,
         code: Code,
         only: Option<Vec<TaskId>>,
+        by: StartedBy,
     ) -> Result<RunNumber, RunsError> {
         let (state_out, state_in) = tokio::sync::oneshot::channel();
         let first = {
             let key = key.clone();
             move |run| {
-                let (events, state) = first_events(run, key, pipeline, only);
+                let (events, state) = first_events(run, key, pipeline, only, by);
                 let summary = RunSummary::of(&state);
                 state_out.send(state).expect("the receiver waits for this transaction");
                 (events, summary)
@@ -442,12 +472,13 @@ fn first_events(
     key: RunKey,
     pipeline: Pipeline,
     only: Option<Vec<TaskId>>,
+    by: StartedBy,
 ) -> (Vec<RunEvent>, RunState) {
     let left_out: Vec<TaskId> = match &only {
         Some(only) => pipeline.tasks().filter(|task| !only.contains(task)).collect(),
         None => Vec::new(),
     };
-    let begin = RunFact::RunStarted { run, key, pipeline, only };
+    let begin = RunFact::RunStarted { run, key, pipeline, only, started_by: Some(by) };
     let skip = |task| RunFact::TaskSkipped { task, why: SkipReason::NotSelected };
     let mut state = RunState::default();
     let mut events = Vec::new();

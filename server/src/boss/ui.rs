@@ -62,7 +62,8 @@ pub(crate) async fn file(uri: Uri, asked: &HeaderMap) -> Response {
     };
     let Some(file) = find(name) else { return no_such_route().into_response() };
     let kind = HeaderValue::from_str(file.metadata.mimetype()).expect("a MIME type is ASCII");
-    let packed = Some(format!("{name}{PACKED}")).filter(|_| takes_gzip(asked)).and_then(|name| Files::get(&name));
+    let packed =
+        Some(format!("{name}{PACKED}")).filter(|_| takes_gzip(asked)).and_then(|name| Files::get(&name));
     let coding = packed.is_some().then_some([(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"))]);
     let file = packed.unwrap_or(file);
     // Of what is sent, so that the packed and the plain form have different ones.

@@ -2,9 +2,9 @@
 //! it. It never starts a step anew that a worker may have seen.
 
 use bytes::Bytes;
-use common::{Outcome, Problem, Reason, StepEvent, StepId, StepSpec};
+use common::{Health, Outcome, Problem, Reason, StepEvent, StepId, StepSpec, WorkerView};
 use futures_util::{Stream, StreamExt as _};
-use reqwest::{Response, StatusCode};
+use reqwest::{Response, StatusCode, header};
 use std::collections::{HashSet, VecDeque};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
@@ -107,6 +107,54 @@ impl WorkerClient {
         let url = format!("{}/steps/{id}", worker.base);
         let sent = self.http.delete(url).bearer_auth(&worker.token).timeout(Duration::from_secs(10)).send();
         sent.await?.error_for_status().map(|_| ())
+    }
+
+    /// How a worker is, as a row of a list; its address is for the caller to fill in. It takes 15 s at most.
+    pub(crate) async fn look(&self, worker: &WorkerAddress, token_hint: &str) -> WorkerView {
+        let not_well = |why: &str, hint: &str| WorkerView {
+            why: Some(why.to_owned()),
+            hint: Some(hint.to_owned()),
+            ..WorkerView::default()
+        };
+        match self.probe(worker).await {
+            Probe::Ours => {}
+            Probe::OtherToken => return not_well("it does not take our token", token_hint),
+            Probe::Other => {
+                return not_well(
+                    "what answers there, or does not answer, is no worker",
+                    "look at the address",
+                );
+            }
+            Probe::Nothing => {
+                return not_well("nothing listens there", "start a worker there: bettertest --worker");
+            }
+        }
+        let url = format!("{}/health", worker.base);
+        let asked = self.http.get(url).header(header::ACCEPT, "application/json");
+        let health = async { asked.timeout(Duration::from_secs(5)).send().await?.json::<Health>().await };
+        match health.await {
+            Ok(health) => {
+                let (why, hint) =
+                    match health.why.as_deref().map(|why| why.split_once("\nhint: ").unwrap_or((why, ""))) {
+                        Some((why, "")) => (Some(why.to_owned()), None),
+                        Some((why, hint)) => (Some(why.to_owned()), Some(hint.to_owned())),
+                        None => (None, None),
+                    };
+                WorkerView {
+                    ok: health.ok,
+                    why,
+                    hint,
+                    version: Some(health.version),
+                    engine: Some(health.engine),
+                    slots: Some(health.slots),
+                    ..WorkerView::default()
+                }
+            }
+            Err(error) => not_well(
+                &format!("it does not say how it is: {error}"),
+                "is it of the same version as this boss?",
+            ),
+        }
     }
 
     /// Does a worker answer at this address, and does it take this token?

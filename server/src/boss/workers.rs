@@ -1,7 +1,7 @@
 //! Which process really serves a worker's address, and which token it takes.
 
 use common::Reason;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use crate::auth::Token;
@@ -63,6 +63,15 @@ impl Workers {
     /// Steps for `address` go to `worker`.
     pub(crate) fn use_instead(&mut self, address: &str, worker: WorkerAddress) {
         self.instead.insert(tidy(address), worker);
+    }
+
+    /// Every worker that there is a name for: those of the pipedef, then those of workers.toml.
+    pub(crate) fn known(&self, of_pipedef: &[String]) -> Vec<String> {
+        let mut known: Vec<String> = of_pipedef.iter().map(|address| tidy(address)).collect();
+        known.extend(self.elsewhere.keys().cloned());
+        let mut met = BTreeSet::new();
+        known.retain(|address| met.insert(address.clone()));
+        known
     }
 
     /// Where a step goes that the pipedef sends to `asked`.
@@ -149,6 +158,14 @@ mod tests {
         assert_eq!(found, BTreeMap::from([("http://big:9009".to_owned(), "abc".to_owned())]));
         assert_eq!(parse_workers_toml("\n[workers]\n"), Err(2));
         assert_eq!(parse_workers_toml("http://big:9009 = \"abc\""), Err(1));
+    }
+
+    #[test]
+    fn a_worker_with_two_names_for_it_is_known_once() {
+        let elsewhere = parse_workers_toml("\"http://big:9009\" = \"abc\"\n\"http://x:1\" = \"d\"").unwrap();
+        let workers = Workers { elsewhere, ..Workers::default() };
+        let named = ["http://big:9009/", "http://localhost:9009"].map(str::to_owned);
+        assert_eq!(workers.known(&named), ["http://big:9009", "http://localhost:9009", "http://x:1"]);
     }
 
     #[test]

@@ -18,7 +18,7 @@ async fn some_run(store: &Store, tasks: usize) -> (RunNumber, RunKey) {
     let events = {
         let key = key.clone();
         move |run| {
-            let begin = RunFact::RunStarted { run, key, pipeline, only: None };
+            let begin = RunFact::RunStarted { run, key, pipeline, only: None, started_by: None };
             let skip = |name: &String| RunFact::TaskSkipped {
                 task: TaskId::new("One", name),
                 why: SkipReason::EarlierStage,
@@ -94,7 +94,13 @@ fn schema_1(path: &std::path::Path, runs: usize) {
     for number in 1..=runs {
         let key = RunKey::from_random(number as u128);
         let run = RunNumber(number as u64);
-        let begin = RunFact::RunStarted { run, key: key.clone(), pipeline: Pipeline::default(), only: None };
+        let begin = RunFact::RunStarted {
+            run,
+            key: key.clone(),
+            pipeline: Pipeline::default(),
+            only: None,
+            started_by: None,
+        };
         let event = RunEvent { seq: Seq(1), at_ms: 7, fact: begin };
         let mut state = RunState::default();
         state.apply(&event).unwrap();

@@ -8,6 +8,7 @@ const PIPEDEF: &str = "class One(Stage):\n    def task_a(self): run(WORKER, IMAG
 
 const ROUTES: &[(&str, &str)] = &[
     ("GET", "/api/pipeline"),
+    ("GET", "/api/workers"),
     ("GET", "/api/runs"),
     ("POST", "/api/runs"),
     ("GET", "/api/runs/1"),

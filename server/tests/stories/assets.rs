@@ -19,7 +19,9 @@ async fn get(ci: &Ci, path: &str, headers: &[(header::HeaderName, &str)]) -> Res
 fn files_of(html: &str) -> Vec<String> {
     let mut files: Vec<String> = html
         .split(['"', '\''])
-        .filter(|piece| piece.starts_with('/') && [".js", ".css", ".wasm"].iter().any(|end| piece.ends_with(end)))
+        .filter(|piece| {
+            piece.starts_with('/') && [".js", ".css", ".wasm"].iter().any(|end| piece.ends_with(end))
+        })
         .map(|path| path.trim_start_matches('/').to_owned())
         .collect();
     files.sort();
@@ -50,7 +52,8 @@ async fn the_page_is_small_packed_and_kept() {
         let cache = if path.is_empty() { "no-cache" } else { "public, max-age=31536000, immutable" };
         assert_eq!(headers[header::CACHE_CONTROL], cache, "{path}");
         let policy = headers[header::CONTENT_SECURITY_POLICY].to_str().unwrap();
-        for part in ["default-src 'self'", "base-uri 'none'", "form-action 'none'", "frame-ancestors 'none'"] {
+        for part in ["default-src 'self'", "base-uri 'none'", "form-action 'none'", "frame-ancestors 'none'"]
+        {
             assert!(policy.contains(part), "{policy}");
         }
         let scripts = policy.split("; ").find(|part| part.starts_with("script-src")).unwrap();

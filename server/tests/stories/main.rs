@@ -26,3 +26,4 @@ mod torrent;
 mod upgrade;
 mod wire;
 mod worker_dies;
+mod workers;

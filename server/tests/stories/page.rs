@@ -170,6 +170,8 @@ async fn a_second_attempt_and_a_part_say_so_wherever_they_are_shown() {
     // A stage alone, and a task alone.
     browser.client.goto(&ci.boss.base).await.unwrap();
     browser.reads(".runs .run.qualified", "passed on attempt 2").await;
+    browser.reads(".runs .run", "by the page").await;
+    browser.reads(".worker.passed", "fake, 4 slots").await;
     browser.click(".pipeline .stage h2 button").await;
     browser.reads("section.verdict h1", "passed (3 of 4 tasks)").await;
     browser.client.goto(&ci.boss.base).await.unwrap();

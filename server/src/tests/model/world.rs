@@ -247,7 +247,10 @@ impl World {
         for boss in 0..case.plan.bosses {
             world.lives[boss].boss = Some(Boss::default());
             let (pipeline, key) = (case.pipeline.clone(), case.key(boss));
-            world.append(boss, RunFact::RunStarted { run: RunNumber(1), key, pipeline, only: None });
+            world.append(
+                boss,
+                RunFact::RunStarted { run: RunNumber(1), key, pipeline, only: None, started_by: None },
+            );
         }
         world
     }
