@@ -50,6 +50,8 @@ pub(crate) const SHORTCUTS: &[Shortcut] = &[
     key(Place::Anywhere, &["Escape"], "back", |model| Some(back(model))),
     key(Place::Anywhere, &["?"], "these keys", |_| Some(Msg::ToggleHelp)),
     key(Place::Runs, &["r"], "run the pipeline", |_| Some(Msg::WantRun { only: None })),
+    key(Place::Runs, &["o"], "older runs", |_| Some(Msg::WantOlderRuns)),
+    key(Place::Runs, &["e"], "read the pipedef again", |_| Some(Msg::WantPipeline)),
     key(Place::Runs, &["h"], "ask the workers how they are", |_| Some(Msg::WantWorkers)),
     key(Place::Run, &["f"], "to the first failure", |_| Some(Msg::GoToFirstBad)),
     key(Place::Run, &["n"], "only what did not pass", |model| Some(Msg::SetFilter(other_filter(model)))),
@@ -61,6 +63,7 @@ pub(crate) const SHORTCUTS: &[Shortcut] = &[
     key(Place::Output, &["n"], "next line that was found", |model| next_hit(model, 1)),
     key(Place::Output, &["N"], "previous line that was found", |model| next_hit(model, -1)),
     key(Place::Output, &["l"], "a link to the line that was found", link_to_hit),
+    key(Place::Output, &["R"], "re-run this task", rerun_of_task),
     key(Place::Output, &["w"], "wrap long lines", |_| Some(Msg::ToggleWrap)),
     key(Place::Output, &["y"], "copy the output", |_| Some(Msg::CopyLog)),
     key(Place::Find, &["Enter"], "next line that was found", |_| Some(Msg::FindNext(1))),
@@ -137,6 +140,11 @@ fn back(model: &Model) -> Msg {
 /// None where nothing was found: the key may mean something else then.
 fn next_hit(model: &Model, by: isize) -> Option<Msg> {
     found(model).map(|_| Msg::FindNext(by))
+}
+
+fn rerun_of_task(model: &Model) -> Option<Msg> {
+    let pane = model.run_page()?.task.as_ref()?;
+    Some(Msg::WantRerun { only: Some(pane.task.clone()) })
 }
 
 fn link_to_hit(model: &Model) -> Option<Msg> {

@@ -251,6 +251,11 @@ impl TaskPane {
 }
 
 impl Model {
+    /// The way to the boss was tried again, and is still not there.
+    pub(crate) fn is_cut_off(&self) -> bool {
+        self.session == Session::Open && matches!(self.live, Live::Lost { tries: 1.. })
+    }
+
     pub(crate) fn run_page(&self) -> Option<&RunPage> {
         match &self.page {
             Page::Run(page) => Some(page),

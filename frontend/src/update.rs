@@ -234,7 +234,8 @@ pub(crate) fn update(model: &mut Model, msg: Msg) -> Vec<Effect> {
         Msg::Focused => pages::focused(model),
         Msg::ToggleHelp => {
             model.help = !model.help;
-            vec![]
+            // Whoever hears the page instead of seeing it is taken along.
+            if model.help { vec![Effect::Focus(HELP_ELEMENT.to_owned())] } else { vec![] }
         }
 
         Msg::LoggedIn => {
@@ -316,6 +317,8 @@ pub(crate) fn update(model: &mut Model, msg: Msg) -> Vec<Effect> {
 
 /// The id of the field in which tasks are searched.
 pub(crate) const SEARCH_ELEMENT: &str = "search";
+/// The id of the list of keys.
+pub(crate) const HELP_ELEMENT: &str = "keys";
 /// The id of the field in which an output is searched.
 pub(crate) const FIND_ELEMENT: &str = "find";
 /// The id of the element that scrolls the log.

@@ -16,7 +16,7 @@ use yew::prelude::*;
 use crate::keys::{self, Place, SHORTCUTS};
 use crate::model::{Live, Model, Page, Session};
 use crate::route::Route;
-use crate::update::Msg;
+use crate::update::{HELP_ELEMENT, Msg};
 
 pub(crate) use tab::{standing, title};
 
@@ -33,6 +33,7 @@ pub(crate) fn view(model: &Model, send: &Callback<Msg>) -> Html {
     html! {
         <>
             { view_top(model, send) }
+            { view_lost(model) }
             { body }
             if model.help {
                 { view_help(model, send) }
@@ -78,6 +79,19 @@ fn view_live(live: Live) -> Html {
     html! { <span class={classes!("live", class)} role="status">{ words }</span> }
 }
 
+/// What is on screen may be out of date. A connection that is back before anybody could read this is not worth it.
+fn view_lost(model: &Model) -> Html {
+    if !model.is_cut_off() {
+        return html! {};
+    }
+    html! {
+        <p class="banner" role="alert">
+            { "The connection to the boss is lost: what you see is what was last heard of it. \
+               This page goes on by itself when it is back." }
+        </p>
+    }
+}
+
 fn view_closed(problem: &common::Problem) -> Html {
     html! {
         <main class="message">
@@ -112,7 +126,7 @@ fn view_help(model: &Model, send: &Callback<Msg>) -> Html {
     });
     html! {
         <div class="veil" onclick={parts::on(send, Msg::ToggleHelp)}>
-            <section class="help" role="dialog" aria-label="keys">
+            <section id={HELP_ELEMENT} class="help" role="dialog" aria-modal="true" aria-label="keys" tabindex="-1">
                 <h2>{ "Keys" }</h2>
                 { for lists }
             </section>

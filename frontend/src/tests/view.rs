@@ -251,6 +251,54 @@ fn the_tab_tells_the_verdict() {
     assert_eq!(title(&red.model), "✗ run 7 failed: command failed · bettertest");
 }
 
+#[test]
+fn the_tab_of_the_list_tells_of_the_newest_run() {
+    let mut story = Story::at("/");
+    let run = |run, verdict: Option<Verdict>, headline: &str| RunSummary {
+        run: RunNumber(run),
+        state: if verdict.is_some() { "ended" } else { "running" }.to_owned(),
+        verdict,
+        headline: headline.to_owned(),
+        partial: false,
+        tasks: 2,
+        tasks_passed: 1,
+        started_at_ms: BEGAN_MS,
+        ended_at_ms: verdict.map(|_| BEGAN_MS),
+        started_by: None,
+    };
+    let failed = Verdict::Not(common::Reason::CommandFailed);
+    story.happens(Msg::GotRuns {
+        before: None,
+        answer: Ok(common::Page { runs: vec![run(3, Some(failed), "failed: command_failed")], next: None }),
+    });
+    assert_eq!((title(&story.model), standing(&story.model).0), ("✗ bettertest".to_owned(), "failed"));
+    story.happens(Msg::RunChanged(run(4, None, "running")));
+    assert_eq!(
+        (title(&story.model), standing(&story.model).0),
+        ("● 1 running · bettertest".to_owned(), "running")
+    );
+    story.happens(Msg::RunChanged(run(4, Some(Verdict::Passed), "passed")));
+    let plain = standing(&story.model);
+    assert_eq!((title(&story.model), plain.0), ("✓ bettertest".to_owned(), "passed"));
+    story.happens(Msg::RunChanged(run(4, Some(Verdict::Passed), "passed (1 of 2 tasks)")));
+    assert_ne!(standing(&story.model).1, plain.1, "its icon does not say that it passed plainly");
+}
+
+#[test]
+fn a_page_that_has_lost_the_boss_says_so_until_it_is_back() {
+    let mut story = Story::of_run_7();
+    let lost =
+        || Msg::FeedLost { feed: crate::update::Feed::Run { run: RunNumber(7), after: 1 }, gave_up: false };
+    story.happens(lost());
+    assert!(!story.html().contains("banner"), "nobody could read it before it is gone");
+    story.happens(lost());
+    assert!(story.html_from("class=\"banner\"", "</p>").contains("The connection to the boss is lost"));
+    assert_eq!(title(&story.model), "no connection · ● run 7 running · bettertest");
+    story.happens(Msg::FeedOpened);
+    assert!(!story.html().contains("banner"));
+    assert_eq!(title(&story.model), "● run 7 running · bettertest");
+}
+
 /// What the tab says, and its icon, when all has passed, one task at this attempt.
 fn standing_when_passed(attempt: u32) -> (String, &'static str) {
     let mut story = Story::of_run_7();

@@ -3,7 +3,7 @@
 use common::{Phase, headline};
 
 use super::parts;
-use crate::model::{Model, Page, Remote, Session};
+use crate::model::{Model, Page, Remote, RunsPage, Session};
 
 pub(crate) fn title(model: &Model) -> String {
     let words = match (&model.session, &model.page) {
@@ -13,16 +13,51 @@ pub(crate) fn title(model: &Model) -> String {
             }
             Remote::Loading | Remote::Failed(_) => format!("run {}", page.run),
         },
-        (Session::Open, Page::Runs(_)) => return "bettertest".to_owned(),
+        (Session::Open, Page::Runs(page)) => match (runs_running(page), newest(page)) {
+            (0, None) => return cut_off(model, "bettertest".to_owned()),
+            (0, Some((word, _))) => return cut_off(model, format!("{} bettertest", sign(word))),
+            (count, _) => format!("{} {count} running", sign("running")),
+        },
         (Session::Open, Page::Nowhere) => "nothing here".to_owned(),
         (Session::Opening, _) => "logging in".to_owned(),
         (Session::Closed(_), _) => "not logged in".to_owned(),
     };
-    format!("{words} · bettertest")
+    cut_off(model, format!("{words} · bettertest"))
+}
+
+/// What a tab says that has lost the boss may be true no more.
+fn cut_off(model: &Model, title: String) -> String {
+    if model.is_cut_off() { format!("no connection · {title}") } else { title }
+}
+
+fn runs_running(page: &RunsPage) -> usize {
+    match &page.runs {
+        Remote::Loaded(history) => history.runs.iter().filter(|run| run.verdict.is_none()).count(),
+        Remote::Loading | Remote::Failed(_) => 0,
+    }
+}
+
+/// The state of the newest run, as its word and in words.
+fn newest(page: &RunsPage) -> Option<(&'static str, &str)> {
+    match &page.runs {
+        Remote::Loaded(history) => {
+            let newest = history.runs.first()?;
+            let word = newest.verdict.map_or("running", |verdict| verdict.outcome().word());
+            Some((word, &newest.headline))
+        }
+        Remote::Loading | Remote::Failed(_) => None,
+    }
 }
 
 /// The state's word that the tab's icon stands for, and the icon.
 pub(crate) fn standing(model: &Model) -> (&'static str, &'static str) {
+    if let Page::Runs(page) = &model.page {
+        return match newest(page) {
+            Some((word, words)) if parts::qualified(word, words).is_some() => (word, QUALIFIED_ICON),
+            Some((word, _)) => (word, icon(word)),
+            None => ("pending", icon("pending")),
+        };
+    }
     let word = match model.run_state().map(|state| state.phase) {
         Some(Phase::Ended(verdict)) => verdict.outcome().word(),
         Some(Phase::Running) => match model.run_state().and_then(crate::model::first_bad) {

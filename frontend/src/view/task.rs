@@ -40,7 +40,7 @@ pub(crate) fn view(
                     <button class="again" disabled={page.asked.is_some()}
                         onclick={parts::on(send, Msg::WantRerun { only: Some(task.id.clone()) })}
                         title="a new attempt of this task, and of what was skipped because of it">
-                        { "Re-run this task" }
+                        { "Re-run this task" }<kbd>{ "R" }</kbd>
                     </button>
                 }
                 <a class="button quiet close" href={close} aria-label="close the task">{ "×" }</a>

@@ -113,8 +113,11 @@ async fn the_page_heals_when_the_boss_is_back() {
     ci.boss.signal(Signal::SIGKILL);
     ci.boss.child.wait().unwrap();
     browser.reads(".live", "econnecting").await;
+    browser.reads(".banner", "The connection to the boss is lost").await;
+    assert!(browser.client.title().await.unwrap().starts_with("no connection"));
     restart(&mut ci, &[]);
     browser.sees("section.verdict.passed").await;
+    assert_eq!(browser.number("return document.querySelectorAll('.banner').length").await, 0.0);
     browser.close().await;
 }
 
