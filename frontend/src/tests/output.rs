@@ -190,7 +190,7 @@ fn a_line_that_the_address_names_is_brought_into_sight_once_it_is_there() {
         "it is not there yet, and the end is not what is wanted"
     );
     text.push_str("the one\nand more\n");
-    assert_eq!(story.happens(bytes(0, &text)), [Effect::ScrollLogTo(59 * 20 - 133)]);
+    assert_eq!(story.happens(bytes(0, &text)), [Effect::ScrollLogTo(1046)]);
     story.happens(scrolled(1047.0, false));
     assert!(story.html().contains("<div class=\"row named\">"));
     assert!(!scrolls(story.happens(bytes(0, &format!("{text}more\n")))), "and there it stays");

@@ -110,16 +110,16 @@ fn output_is_text_with_colours_and_never_markup() {
         story.html_from("<div style=\"transform", "log-probe"),
         r##"<div style="transform:translateY(0px)" class="rows">
 <div class="row">
-<a href="/runs/7/TestUnit.models?attempt=1&amp;line=1" tabindex="-1" class="number">1</a>
+<a tabindex="-1" href="/runs/7/TestUnit.models?attempt=1&amp;line=1" class="number">1</a>
 <span class="text">ok</span>
 </div>
 <div class="row">
-<a href="/runs/7/TestUnit.models?attempt=1&amp;line=2" tabindex="-1" class="number">2</a>
+<a tabindex="-1" href="/runs/7/TestUnit.models?attempt=1&amp;line=2" class="number">2</a>
 <span class="text">
 <span class="b f1">E &lt;b&gt;</span> 1 != 2</span>
 </div>
 <div class="row">
-<a href="/runs/7/TestUnit.models?attempt=1&amp;line=3" tabindex="-1" class="number">3</a>
+<a tabindex="-1" href="/runs/7/TestUnit.models?attempt=1&amp;line=3" class="number">3</a>
 <span class="text">
 <span style="background:#ffff00;" class="ink-of-paper">x</span>
 <span style="color:light-dark(#787800,#ffff00);">y</span>

@@ -75,6 +75,7 @@ pub(super) fn update(model: &mut Model, msg: Msg) -> Vec<Effect> {
         }
         Msg::ToEnd => {
             pane.follow = true;
+            pane.goal = None;
             vec![Effect::ScrollLogToEnd]
         }
         Msg::Find(wanted) => {
@@ -148,6 +149,11 @@ fn next_hit(pane: &mut TaskPane, by: isize) -> Vec<Effect> {
 
 /// Brings the line that is wanted into sight, once it is there and the browser has said how much can be seen.
 pub(super) fn to_goal(pane: &mut TaskPane) -> Vec<Effect> {
+    // It will not come any more.
+    let never = |goal: &usize| {
+        *goal <= pane.log.forgotten || pane.output == Output::Whole && *goal > pane.log.lines()
+    };
+    pane.goal = pane.goal.filter(|goal| !never(goal));
     let row = pane.goal.and_then(|goal| pane.log.row_of_line(goal));
     let Some(row) = row.filter(|_| pane.seen.height_px > 0.0) else { return vec![] };
     pane.goal = None;

@@ -91,7 +91,7 @@ fn view_find(pane: &TaskPane, send: &Callback<Msg>) -> Html {
         (None, count) => Some(parts::count(count, "line")),
     };
     html! {
-        <div class="find" role="search">
+        <div class="find" role="search" aria-label="output">
             <input id={FIND_ELEMENT} type="search" placeholder="Search output  /" aria-label="search the output"
                 autocomplete="off" spellcheck="false" value={pane.find.wanted.clone()}
                 oninput={send.reform(|event: InputEvent| Msg::Find(typed(&event)))} />

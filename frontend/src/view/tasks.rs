@@ -49,7 +49,7 @@ fn view_filter(page: &RunPage, state: &RunState, send: &Callback<Msg>) -> Html {
         }
     });
     html! {
-        <div class="filter" role="search">
+        <div class="filter" role="search" aria-label="tasks">
             <div class="choices" role="group" aria-label="which tasks">{ for choices }</div>
             <input id={SEARCH_ELEMENT} type="search" placeholder="Search  /" aria-label="search the tasks"
                 autocomplete="off" spellcheck="false" value={page.search.clone()}

@@ -51,7 +51,7 @@ impl Browser {
         }
         for width in [360, 1000, 1920] {
             self.is_wide(width).await;
-            let over = "return document.documentElement.scrollWidth - window.innerWidth";
+            let over = "return document.documentElement.scrollWidth - document.documentElement.clientWidth";
             let over = self.number(over).await;
             assert!(over <= 0.0, "{place} is {over} px wider than a window of {width} px");
         }

@@ -1,5 +1,6 @@
 //! The page in a real browser: what a person does there, and sees.
 
+use fantoccini::Locator;
 use nix::sys::signal::Signal;
 use std::time::{Duration, Instant};
 
@@ -139,6 +140,43 @@ class Later(Stage):
     def task_last(self):
         run(WORKER, IMAGE, "print last")
 "#;
+
+/// Where a line stands in the window of the log: 0 is its upper edge, 1 its lower one.
+async fn height_of(browser: &Browser, css: &str) -> f64 {
+    let script = format!(
+        "const log = document.querySelector('.log').getBoundingClientRect(),
+               line = document.querySelector('{css}').getBoundingClientRect();
+         return (line.top - log.top) / log.height"
+    );
+    browser.number(&script).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_line_is_found_and_its_address_leads_back_to_it() {
+    let ci = Ci::with(
+        "class One(Stage):\n    def task_a(self): run(WORKER, IMAGE, 'flood 90000; print the needle; flood 90000')\n",
+    )
+    .await;
+    let run = ci.run().await;
+    let browser = Browser::at(&ci).await;
+    browser.sees("ul.runs").await;
+    browser.client.goto(&format!("{}/runs/{}/One.a", ci.boss.base, run.number)).await.unwrap();
+    browser.reads(".tools", "1,801 lines").await;
+    browser.client.find(Locator::Css("#find")).await.unwrap().send_keys("NEEDLE").await.unwrap();
+    browser.reads(".find", "1 of 1 line").await;
+    browser.reads(".log .in-front mark", "needle").await;
+    browser.click(".log .in-front .number").await;
+    browser.reads(".log .named", "the needle").await;
+    let url = browser.client.current_url().await.unwrap();
+    assert!(url.as_str().ends_with("/One.a?attempt=1&line=901"), "{url}");
+    browser.client.goto(&ci.boss.base).await.unwrap();
+    browser.sees("ul.runs").await;
+    browser.client.goto(url.as_str()).await.unwrap();
+    browser.reads(".log .named", "the needle").await;
+    let height = height_of(&browser, ".log .named").await;
+    assert!((0.0..1.0).contains(&height), "it is out of sight: {height}");
+    browser.close().await;
+}
 
 /// Wherever a run that needed a second attempt, or that was of a part, is shown, it is not shown as plainly passed.
 #[tokio::test(flavor = "multi_thread")]
