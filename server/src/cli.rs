@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use crate::error::SetupError;
+use crate::terminal::Paint;
 
 /// Runs a project's tests in containers, in parallel, and shows the verdict live.
 ///
@@ -68,6 +69,8 @@ pub(crate) enum Command {
     Rerun(RerunArgs),
     /// Print a new login link of the boss on this machine
     Open(OpenArgs),
+    /// Look at what is missing on this machine, and say what mends it; exit code 0 all well, 2 something is wrong
+    Doctor(DoctorArgs),
 }
 
 #[derive(Debug, Args)]
@@ -124,6 +127,41 @@ pub(crate) struct HowToRun {
     /// Where data is kept [default: ~/.local/share/bettertest, of root /var/lib/bettertest]
     #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
+}
+
+/// When colours are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Color {
+    /// Where standard output is a terminal
+    Auto,
+    Always,
+    Never,
+}
+
+impl Color {
+    pub(crate) fn paint(self) -> Paint {
+        match self {
+            Color::Auto => Paint::for_stdout(),
+            Color::Always => Paint::Colours,
+            Color::Never => Paint::Text,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    /// The data directory to look at [default: ~/.local/share/bettertest, of root /var/lib/bettertest]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// Where Docker listens, such as unix:///var/run/docker.sock or http://127.0.0.1:2375
+    #[arg(long, value_name = "URL")]
+    pub(crate) docker_host: Option<String>,
+    /// Print what was found as JSON instead
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// When to write colours
+    #[arg(long, value_enum, value_name = "WHEN", default_value = "auto", hide_possible_values = true)]
+    pub(crate) color: Color,
 }
 
 #[derive(Debug, Args)]

@@ -38,6 +38,9 @@ pub(crate) const ON_ITS_WAY: Duration = Duration::from_secs(60);
 /// A store that takes nothing, on a full disk for instance, is tried again this often.
 pub(crate) const STORE_AGAIN: Duration = Duration::from_secs(5);
 
+/// `bettertest doctor` waits so long for whatever it asks; all is asked at once.
+pub(crate) const DOCTOR: Duration = Duration::from_secs(4);
+
 // What follows is the worker's.
 
 /// A queued step that got no slot for so long is given up.

@@ -86,7 +86,7 @@ fn other_token(address: &str, workers: &Workers) -> SetupError {
 }
 
 /// What a worker of root's shares with the group `bettertest`.
-const SHARED_TOKEN: &str = "/var/lib/bettertest/token";
+pub(crate) const SHARED_TOKEN: &str = "/var/lib/bettertest/token";
 
 /// The token of `--data-dir`; where none is given home's, else the one that a worker of root shares.
 fn local_token(how: &HowToRun, data: &DataDir) -> Result<Token, SetupError> {

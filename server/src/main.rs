@@ -2,8 +2,10 @@
 
 mod auth;
 mod boss;
+mod checkup;
 mod cli;
 mod data_dir;
+mod doctor;
 mod error;
 mod http;
 mod limits;
@@ -23,9 +25,10 @@ mod worker;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::ExitCode;
+use std::sync::Arc;
 use tracing::level_filters::LevelFilter;
 
-use crate::cli::{Cli, Command, Serve};
+use crate::cli::{Cli, Command, DoctorArgs, Serve};
 use crate::data_dir::DataDir;
 use crate::error::SetupError;
 
@@ -71,11 +74,12 @@ async fn dispatch(cli: Cli) -> Result<u8, SetupError> {
             say::out(&format!("{link}\n"));
             Ok(0)
         }
+        Some(Command::Doctor(args)) => doctor(args).await,
         None if cli.serve.worker => worker(cli.serve).await.map(|()| 0),
         None => match cli.serve.pipedef.clone() {
             Some(pipedef) => boss(cli.serve, pipedef).await.map(|()| 0),
             None => Err(SetupError::new(
-                "nothing to do: neither run nor rerun nor open nor --boss nor --worker was asked for",
+                "nothing to do: neither a command nor --boss nor --worker was asked for",
                 "bettertest run, in a folder with .bettertest/pipedef.py, or bettertest --help",
             )),
         },
@@ -87,6 +91,22 @@ fn open_data(path: Option<std::path::PathBuf>) -> Result<DataDir, SetupError> {
         Some(path) => DataDir::open(&path),
         None => DataDir::open(&DataDir::default_path()?),
     }
+}
+
+/// The exit code says whether something is wrong.
+async fn doctor(args: DoctorArgs) -> Result<u8, SetupError> {
+    let may_share = args.data_dir.is_none();
+    let data = match args.data_dir {
+        Some(path) => std::path::absolute(&path).map_err(|error| data_dir::unusable(&path, &error))?,
+        None => DataDir::default_path()?,
+    };
+    let checkup = doctor::examine(&doctor::Options::new(data, may_share, args.docker_host)).await;
+    if args.json {
+        say::json(&serde_json::to_string(&checkup).expect("a checkup is strings"));
+    } else {
+        say::out(&doctor::text(&checkup, args.color.paint()));
+    }
+    Ok(if checkup.ok { 0 } else { EXIT_SETUP })
 }
 
 async fn worker(serve: Serve) -> Result<(), SetupError> {
@@ -121,11 +141,17 @@ async fn boss(serve: Serve, pipedef: std::path::PathBuf) -> Result<(), SetupErro
             "give that file or its folder another name",
         ));
     }
+    let data = open_data(serve.data_dir)?;
+    let at = doctor::Options::new(data.path().to_owned(), false, None);
     let options = boss::Options {
         pipedef,
         listen: serve.listen.unwrap_or(SocketAddr::from((Ipv4Addr::LOCALHOST, 9001))),
         public_urls: serve.public_url,
-        data: open_data(serve.data_dir)?,
+        data,
+        examine: Arc::new(move || {
+            let at = at.clone();
+            Box::pin(async move { doctor::examine(&at).await })
+        }),
     };
     boss::serve(options, told, |link| {
         say::out(&format!("the page: {link}\n(opens once; `bettertest open` prints a new link)\n"));

@@ -1,5 +1,6 @@
 //! `bettertest open`: a new login link of the boss on this machine.
 
+use std::path::Path;
 use std::time::Duration;
 
 use crate::auth::Token;
@@ -10,16 +11,10 @@ use crate::error::SetupError;
 /// Asks the boss of this data directory for a link.
 pub(crate) async fn link(data: &DataDir) -> Result<String, SetupError> {
     let start = "start it with: bettertest --boss --pipedef FILE (with the same --data-dir)";
-    let note = data.path().join("boss/address");
-    let address = std::fs::read_to_string(&note)
-        .map_err(|_| SetupError::new(format!("no boss has run in {}", data.path().display()), start))?;
-    let address = address.trim();
+    let address = address(data.path())
+        .ok_or_else(|| SetupError::new(format!("no boss has run in {}", data.path().display()), start))?;
     let token = Token::of(data)?;
-    let asked = reqwest::Client::builder()
-        .no_proxy()
-        .timeout(Duration::from_secs(5))
-        .build()
-        .expect("a client without TLS needs nothing that could be missing")
+    let asked = client()
         .post(format!("http://{address}/api/login-links"))
         .bearer_auth(token.as_str())
         .json(&serde_json::json!({}))
@@ -39,4 +34,21 @@ pub(crate) async fn link(data: &DataDir) -> Result<String, SetupError> {
         )
     })?;
     Ok(made.link)
+}
+
+/// Where the boss of this data directory listened when it last began.
+pub(crate) fn address(data: &Path) -> Option<String> {
+    let note = std::fs::read_to_string(data.join("boss/address")).ok()?;
+    Some(note.trim().to_owned())
+}
+
+/// Does a boss answer there that takes this token?
+pub(crate) async fn is_ours(address: &str, token: &Token) -> bool {
+    let asked = client().get(format!("http://{address}/api/runs")).bearer_auth(token.as_str()).send().await;
+    asked.is_ok_and(|answer| answer.status().is_success())
+}
+
+fn client() -> reqwest::Client {
+    let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(5)).build();
+    client.expect("a client without TLS needs nothing that could be missing")
 }

@@ -1,6 +1,29 @@
 //! Untrusted output in a terminal: text and colours pass, nothing else that a terminal would obey.
 
+use std::io::IsTerminal as _;
 use vte::{Params, Parser, Perform};
+
+/// Are colours written?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Paint {
+    Colours,
+    Text,
+}
+
+impl Paint {
+    /// As people expect it: where a terminal shows them.
+    pub(crate) fn for_stdout() -> Paint {
+        if std::io::stdout().is_terminal() { Paint::Colours } else { Paint::Text }
+    }
+
+    /// `code` selects a colour or a weight.
+    pub(crate) fn sgr(self, code: &str, text: &str) -> String {
+        match self {
+            Paint::Colours => format!("\x1b[{code}m{text}\x1b[0m"),
+            Paint::Text => text.to_owned(),
+        }
+    }
+}
 
 /// The last `lines` lines of some output, made safe. Progress bars show their last state. Colours are kept only
 /// where `colours` says so, and do not leak beyond their line.

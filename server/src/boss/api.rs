@@ -19,7 +19,7 @@ use super::output::OutputId;
 use super::runs::{LogError, Runs, RunsError};
 use super::sessions::{self, Sessions};
 use super::store::StoreError;
-use super::{serve_output, ui};
+use super::{Examine, serve_output, ui};
 use crate::error::Refusal;
 use crate::http::Alive;
 use crate::{http, limits};
@@ -28,6 +28,7 @@ use crate::{http, limits};
 pub(crate) struct Api {
     pub(crate) runs: Runs,
     pub(crate) sessions: Sessions,
+    pub(crate) examine: Examine,
     pub(crate) stop: CancellationToken,
 }
 
@@ -47,6 +48,7 @@ pub(crate) fn router(api: Api) -> Router {
         .route("/api/runs/{run}/tasks/{task}/output", get(output))
         .route("/api/runs/{run}/tasks/{task}/output/index", get(output_index))
         .route("/api/events", get(comings))
+        .route("/api/doctor", get(doctor))
         .route("/api/login-links", post(new_link))
         .layer(from_fn_with_state(api.sessions.clone(), sessions::api_guard));
     let login = Router::new().route("/api/login", post(log_in)).layer(from_fn(sessions::login_guard));
@@ -318,6 +320,11 @@ async fn comings(
         }
     });
     Ok(http::sse_response(told, api.stop, asked.alive()))
+}
+
+/// What `bettertest doctor` says on this machine.
+async fn doctor(State(api): State<Api>) -> Result<Response, Refusal> {
+    json(StatusCode::OK, &(api.examine)().await)
 }
 
 #[derive(Deserialize)]

@@ -12,11 +12,14 @@ mod ui;
 mod worker_client;
 mod workers;
 
+use futures_util::future::BoxFuture;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use crate::auth::Token;
+use crate::checkup::Checkup;
 use crate::data_dir::{DataDir, make_folder};
 use crate::error::SetupError;
 use crate::signals::{Signals, Stop};
@@ -24,7 +27,7 @@ use crate::{http, limits};
 
 pub(crate) use api::{NewLink, Told, run_events};
 pub(crate) use output::OutputId;
-pub(crate) use pipedef::{Code, Python, project_of};
+pub(crate) use pipedef::{Code, Python, project_of, which_python};
 pub(crate) use runs::{Runs, RunsError};
 pub(crate) use worker_client::{Probe, WorkerClient};
 pub(crate) use workers::{WorkerAddress, Workers, is_loopback};
@@ -35,11 +38,15 @@ pub(crate) use {
     store::{Store, StoreError, StoredCode},
 };
 
+/// Looks at what is missing on this machine. The boss serves it, and does not know how it is found out.
+pub(crate) type Examine = Arc<dyn Fn() -> BoxFuture<'static, Checkup> + Send + Sync>;
+
 pub(crate) struct Options {
     pub(crate) pipedef: PathBuf,
     pub(crate) listen: SocketAddr,
     pub(crate) public_urls: Vec<String>,
     pub(crate) data: DataDir,
+    pub(crate) examine: Examine,
 }
 
 /// Serves the page and the API until it is told to stop; `ready` is told the link that opens the page.
@@ -48,7 +55,7 @@ pub(crate) async fn serve(
     mut told: Signals,
     ready: impl FnOnce(&str),
 ) -> Result<(), SetupError> {
-    let Options { pipedef, listen, public_urls, data } = options;
+    let Options { pipedef, listen, public_urls, data, examine } = options;
     let held = data.hold("boss")?;
     let token = Token::of(&data)?;
     let workers = Workers::new(Some(&token), data.path())?;
@@ -71,7 +78,7 @@ pub(crate) async fn serve(
         .map_err(|error| crate::data_dir::unusable(&note, &error))?;
     ready(&sessions.new_link());
     let streams_end = CancellationToken::new();
-    let api = api::Api { runs: runs.clone(), sessions, stop: streams_end.clone() };
+    let api = api::Api { runs: runs.clone(), sessions, examine, stop: streams_end.clone() };
     let server = tokio::spawn(http::serve(listener, api::router(api), streams_end.clone()));
     stop(&runs, &mut told).await;
     // Lists have no end of their own.

@@ -280,13 +280,7 @@ impl Python {
         let pipedef = match &order {
             Order::Discover { pipedef, .. } | Order::Task { pipedef, .. } => pipedef,
         };
-        let mut runner = self.spawn(python, pipedef).map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => Problem::new(
-                "there is no python3 on this machine's PATH",
-                "install it: apt-get install python3",
-            ),
-            _ => Problem::new(format!("python3 could not be started: {error}"), "does python3 run by hand?"),
-        })?;
+        let mut runner = self.spawn(python, pipedef).map_err(|error| not_started(&error))?;
         runner.send(&order).await;
         Ok(runner)
     }
@@ -318,6 +312,31 @@ impl Python {
             no_message: false,
         })
     }
+}
+
+fn not_started(error: &io::Error) -> Problem {
+    match error.kind() {
+        io::ErrorKind::NotFound => Problem::new(
+            "there is no python3 on this machine's PATH",
+            "install it: sudo apt-get install python3",
+        ),
+        _ => Problem::new(format!("python3 could not be started: {error}"), "does python3 run by hand?"),
+    }
+}
+
+/// What `python3` says that it is, such as `3.11.7 /usr/bin/python3`.
+pub(crate) async fn which_python() -> Result<String, Problem> {
+    const ASK: &str = "import sys; print('.'.join(map(str, sys.version_info[:3])), sys.executable)";
+    let mut command = Command::new(ANY_PYTHON);
+    command.args(["-I", "-S", "-c", ASK]).stdin(Stdio::null()).process_group(0).kill_on_drop(true);
+    let ended = command.output().await.map_err(|error| not_started(&error))?;
+    if !ended.status.success() {
+        return Err(Problem::new(
+            format!("python3 does not run{}", last_words(&ended.stderr)),
+            "does python3 run by hand?",
+        ));
+    }
+    Ok(String::from_utf8_lossy(&ended.stdout).trim().to_owned())
 }
 
 /// What comes from a pipedef's Python.

@@ -129,11 +129,8 @@ impl WorkerClient {
                 return not_well("nothing listens there", "start a worker there: bettertest --worker");
             }
         }
-        let url = format!("{}/health", worker.base);
-        let asked = self.http.get(url).header(header::ACCEPT, "application/json");
-        let health = async { asked.timeout(Duration::from_secs(5)).send().await?.json::<Health>().await };
-        match health.await {
-            Ok(health) => {
+        match self.health(worker).await {
+            Some((health, _)) => {
                 let (why, hint) =
                     match health.why.as_deref().map(|why| why.split_once("\nhint: ").unwrap_or((why, ""))) {
                         Some((why, "")) => (Some(why.to_owned()), None),
@@ -150,11 +147,17 @@ impl WorkerClient {
                     ..WorkerView::default()
                 }
             }
-            Err(error) => not_well(
-                &format!("it does not say how it is: {error}"),
-                "is it of the same version as this boss?",
-            ),
+            None => not_well("it does not say how it is", "is it of the same version as this boss?"),
         }
+    }
+
+    /// What a worker says of itself, and its clock as HTTP writes it.
+    pub(crate) async fn health(&self, worker: &WorkerAddress) -> Option<(Health, Option<String>)> {
+        let asked =
+            self.http.get(format!("{}/health", worker.base)).header(header::ACCEPT, "application/json");
+        let answer = asked.timeout(Duration::from_secs(5)).send().await.ok()?;
+        let date = answer.headers().get(header::DATE).and_then(|date| date.to_str().ok()).map(str::to_owned);
+        Some((answer.json().await.ok()?, date))
     }
 
     /// Does a worker answer at this address, and does it take this token?

@@ -47,8 +47,8 @@ impl Workers {
         };
         let elsewhere = parse_workers_toml(&text).map_err(|line| {
             SetupError::new(
-                format!("line {line} of {} is not \"http://host:9009\" = \"token\"", workers_toml.display()),
-                "mend or remove that line",
+                format!("line {line} of {} is no address and token", workers_toml.display()),
+                "mend or remove it; such a line looks like \"http://host:9009\" = \"token\"",
             )
         })?;
         let local_token = local_token.map(|token| token.as_str().to_owned());
@@ -102,6 +102,11 @@ impl Workers {
                 hint: format!("add the line \"{base}\" = \"TOKEN\" to {}", self.workers_toml.display()),
             }),
         }
+    }
+
+    /// The addresses that workers.toml names.
+    pub(crate) fn elsewhere(&self) -> impl Iterator<Item = &str> {
+        self.elsewhere.keys().map(String::as_str)
     }
 
     pub(crate) fn token_hint(&self, base: &str) -> String {

@@ -3,6 +3,7 @@
 mod crash;
 mod descriptor;
 mod dockerd;
+mod doctor;
 mod engines;
 mod model;
 mod queue;

@@ -100,6 +100,10 @@ impl Rig {
         format!("http://{}{path}", self.address)
     }
 
+    pub(super) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     pub(super) fn bare(&self) -> &Client {
         &self.client
     }

@@ -65,6 +65,10 @@ fn common_knows_nobody() {
 fn boss_and_worker_meet_over_http_only() {
     nowhere(&["crate::worker", "super::worker::"], "server/src/boss", &[]);
     nowhere(&["crate::boss"], "server/src/worker", &[]);
+    // It knows both.
+    for part in ["boss", "worker"] {
+        nowhere(&["crate::doctor"], &format!("server/src/{part}"), &[]);
+    }
 }
 
 #[test]

@@ -10,27 +10,41 @@ use crate::limits;
 
 pub(crate) const HINT: &str = "make room there, and make it writable; the worker goes on by itself";
 
-/// None while there is room on the disk of the worker's folder; otherwise what is short, in words.
-pub(crate) fn shortage(worker: &Path) -> Option<String> {
-    let disk = match statvfs(worker) {
-        Ok(disk) => disk,
-        Err(error) => return Some(format!("the disk of {} cannot be asked: {error}", worker.display())),
-    };
+/// What there is on the disk of a worker's folder.
+pub(crate) struct Room {
+    /// What a user who is not root may use.
+    pub(crate) free_bytes: u64,
+    pub(crate) total_bytes: u64,
+    /// With less free no step is taken.
+    pub(crate) floor_bytes: u64,
+}
+
+/// Otherwise why nothing can be kept there at all, in words.
+pub(crate) fn room(worker: &Path) -> Result<Room, String> {
+    let disk = statvfs(worker)
+        .map_err(|error| format!("the disk of {} cannot be asked: {error}", worker.display()))?;
     if disk.flags().contains(FsFlags::ST_RDONLY) {
-        return Some(format!("the disk of {} is mounted read-only", worker.display()));
+        return Err(format!("the disk of {} is mounted read-only", worker.display()));
     }
     let unit = disk.fragment_size();
-    // What a user who is not root may use.
-    let (free, total) = (disk.blocks_available() * unit, disk.blocks() * unit);
+    let (free_bytes, total_bytes) = (disk.blocks_available() * unit, disk.blocks() * unit);
     // What is kept for ends is nobody else's: where it is gone, that much more has to be free.
     let reserve = if worker.join("reserve").exists() { 0 } else { RESERVE_BYTES.unsigned_abs() };
-    let floor = floor_bytes(total) + reserve;
-    (free < floor).then(|| {
+    Ok(Room { free_bytes, total_bytes, floor_bytes: floor_bytes(total_bytes) + reserve })
+}
+
+/// None while there is room on the disk of the worker's folder; otherwise what is short, in words.
+pub(crate) fn shortage(worker: &Path) -> Option<String> {
+    let room = match room(worker) {
+        Ok(room) => room,
+        Err(why) => return Some(why),
+    };
+    (room.free_bytes < room.floor_bytes).then(|| {
         format!(
             "only {} MiB are free on the disk of {}; {} MiB have to be",
-            free >> 20,
+            room.free_bytes >> 20,
             worker.display(),
-            floor >> 20
+            room.floor_bytes >> 20
         )
     })
 }

@@ -21,7 +21,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
-pub(crate) use docker::{Deadlines, Docker};
+pub(crate) use docker::{Deadlines, Docker, DockerFacts};
 pub(crate) use fake::Fake;
 
 /// How many batches of output an engine may be ahead of the one who writes them down.

@@ -36,9 +36,10 @@ use crate::signals::Stop;
 use engine::{Docker, Engine, Fault};
 use steps::{Capacity, Steps};
 
-pub(crate) use engine::Deadlines;
+pub(crate) use disk::{Room, room};
 #[cfg(test)]
 pub(crate) use engine::Fake;
+pub(crate) use engine::{Deadlines, DockerFacts};
 pub(crate) use steps::Patience;
 
 /// What `--worker` is told by its flags.
@@ -126,6 +127,12 @@ impl PrivateWorker {
 pub(crate) async fn sweep_instance(instance: &str) -> Result<(), SetupError> {
     let docker = Engine::Docker(Docker::new(None, instance, 1, Vec::new(), Deadlines::default()));
     docker.sweep(&|_| false).await.map(drop).map_err(setup_error)
+}
+
+/// What `bettertest doctor` wants to know of a Docker; the usual one where no host is named.
+pub(crate) async fn docker_facts(host: Option<&str>) -> Result<DockerFacts, SetupError> {
+    let docker = Docker::new(host, "", 1, Vec::new(), Deadlines::default());
+    docker.facts(limits::DOCTOR).await.map_err(setup_error)
 }
 
 fn setup_error(fault: Fault) -> SetupError {

@@ -18,6 +18,7 @@ const ROUTES: &[(&str, &str)] = &[
     ("GET", "/api/runs/1/tasks/One.a/output"),
     ("GET", "/api/runs/1/tasks/One.a/output/index"),
     ("GET", "/api/events"),
+    ("GET", "/api/doctor"),
     ("POST", "/api/login-links"),
 ];
 

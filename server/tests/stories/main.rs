@@ -12,6 +12,7 @@ mod ci;
 mod codes;
 mod command;
 mod disk;
+mod doctor;
 mod looks;
 mod network;
 mod odd_workers;

@@ -9,6 +9,7 @@ mod body;
 mod client;
 mod clock;
 mod deadlines;
+mod facts;
 mod images;
 mod output;
 mod watch;
@@ -35,6 +36,7 @@ use images::Pulls;
 use output::Output;
 
 pub(crate) use deadlines::Deadlines;
+pub(crate) use facts::DockerFacts;
 
 const INSTANCE: &str = "bettertest.instance";
 const STEP: &str = "bettertest.step";

@@ -4,6 +4,7 @@
 use bollard::Docker as Client;
 use bollard::errors::Error;
 use common::Reason;
+use std::path::Path;
 use std::sync::PoisonError;
 use std::time::Duration;
 
@@ -11,6 +12,8 @@ use super::super::Fault;
 use super::Docker;
 
 pub(super) const DEFAULT_HOST: &str = "unix:///var/run/docker.sock";
+
+const ANOTHER: &str = "give a worker another docker: bettertest --worker --docker-host URL";
 
 /// Docker 19.03.
 const OLDEST_API: (usize, usize) = (1, 40);
@@ -42,7 +45,10 @@ impl Docker {
             return Err(Fault::new(
                 Reason::EngineUnavailable,
                 format!("docker at {} speaks API {version} only", self.0.host),
-                format!("update it: API {}.{} is needed", OLDEST_API.0, OLDEST_API.1),
+                format!(
+                    "update it: API {}.{} is needed, which Docker 19.03 brought",
+                    OLDEST_API.0, OLDEST_API.1
+                ),
             ));
         }
         *self.0.client.lock().unwrap_or_else(PoisonError::into_inner) = Some(client.clone());
@@ -75,16 +81,28 @@ impl Docker {
     pub(super) fn fault(&self, trouble: Trouble) -> Fault {
         let host = &self.0.host;
         match trouble {
-            Trouble::Away(message) if message.contains("ermission denied") => Fault::new(
-                Reason::EngineUnavailable,
-                format!("this user may not use docker at {host}: {message}"),
-                "add the user to the group docker and log in again, or give a worker another daemon: bettertest --worker --docker-host URL",
-            ),
-            Trouble::Away(message) => Fault::new(
-                Reason::EngineUnavailable,
-                format!("docker does not answer at {host}: {message}"),
-                "start it (systemctl start docker), or give a worker another one: bettertest --worker --docker-host URL",
-            ),
+            Trouble::Away(message) if message.contains("ermission denied") => {
+                let uid = nix::unistd::Uid::effective();
+                let user = nix::unistd::User::from_uid(uid).ok().flatten();
+                let user = user.map_or_else(|| uid.to_string(), |user| user.name);
+                Fault::new(
+                    Reason::EngineUnavailable,
+                    format!("this user ({user}) may not use docker at {host}: {message}"),
+                    format!("sudo usermod -aG docker {user}, then log in again; or {ANOTHER}"),
+                )
+            }
+            Trouble::Away(message) => {
+                let mend = if is_installed() || !host.ends_with(DEFAULT_HOST) {
+                    "start it: sudo systemctl start docker"
+                } else {
+                    "install it: sudo apt-get install docker.io"
+                };
+                Fault::new(
+                    Reason::EngineUnavailable,
+                    format!("docker does not answer at {host}: {message}"),
+                    format!("{mend}; or {ANOTHER}"),
+                )
+            }
             Trouble::NotFound(message) | Trouble::Conflict(message) | Trouble::Refused { message, .. } => {
                 Fault::new(
                     Reason::EngineUnavailable,
@@ -107,6 +125,12 @@ impl Docker {
             }
         }
     }
+}
+
+/// Is there a Docker on this machine that could be started?
+fn is_installed() -> bool {
+    let places = ["/usr/bin", "/usr/sbin", "/usr/local/bin", "/usr/local/sbin", "/snap/bin"];
+    places.iter().any(|place| Path::new(place).join("dockerd").exists())
 }
 
 pub(super) fn trouble_of(error: Error) -> Trouble {
