@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use crate::error::SetupError;
-use crate::terminal::Paint;
+use crate::terminal::{self, Paint};
 
 /// Runs a project's tests in containers, in parallel, and shows the verdict live.
 ///
@@ -115,6 +115,9 @@ pub(crate) struct HowToRun {
     /// Print the run's events as JSON lines instead
     #[arg(long)]
     pub(crate) json: bool,
+    /// When to write colours: auto (where standard output is a terminal), always or never
+    #[arg(long, value_enum, value_name = "WHEN", default_value = "auto", hide_possible_values = true)]
+    pub(crate) color: Color,
     /// Only the tasks of this stage (may be given several times); together with --task, what both select
     #[arg(long, value_name = "STAGE")]
     pub(crate) stage: Vec<String>,
@@ -141,9 +144,9 @@ pub(crate) enum Color {
 impl Color {
     pub(crate) fn paint(self) -> Paint {
         match self {
-            Color::Auto => Paint::for_stdout(),
+            Color::Auto if terminal::is_stdout() => Paint::Colours,
             Color::Always => Paint::Colours,
-            Color::Never => Paint::Text,
+            Color::Auto | Color::Never => Paint::Text,
         }
     }
 }
@@ -159,7 +162,7 @@ pub(crate) struct DoctorArgs {
     /// Print what was found as JSON instead
     #[arg(long)]
     pub(crate) json: bool,
-    /// When to write colours
+    /// When to write colours: auto (where standard output is a terminal), always or never
     #[arg(long, value_enum, value_name = "WHEN", default_value = "auto", hide_possible_values = true)]
     pub(crate) color: Color,
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::auth::Token;
 use crate::boss::{self, Probe, Runs, WorkerAddress, WorkerClient, Workers};
-use crate::cli::HowToRun;
+use crate::cli::{HowToRun, WhichRun};
 use crate::data_dir::{DataDir, Held, hold};
 use crate::error::SetupError;
 use crate::worker::{self, PrivateWorker};
@@ -23,6 +23,36 @@ pub(crate) fn data_of(how: &HowToRun) -> Result<DataDir, SetupError> {
         Some(path) => DataDir::open(path),
         None => DataDir::open(&DataDir::default_path()?),
     }
+}
+
+/// The command that runs again what did not pass, from the folder in which this one was given.
+pub(crate) fn rerun_words(run: WhichRun, path: &Path, how: &HowToRun) -> String {
+    let mut words = "bettertest rerun".to_owned();
+    let is_here = path == Path::new(".");
+    match run {
+        WhichRun::Number(number) => words.push_str(&format!(" {number}")),
+        WhichRun::Last if !is_here => words.push_str(" last"),
+        WhichRun::Last => {}
+    }
+    if !is_here {
+        words.push_str(&format!(" {}", quoted(&path.display().to_string())));
+    }
+    if let Some(data) = &how.data_dir {
+        words.push_str(&format!(" --data-dir {}", quoted(&data.display().to_string())));
+    }
+    if let Some(worker) = &how.worker {
+        words.push_str(&format!(" --worker {}", quoted(worker)));
+    }
+    words
+}
+
+/// As a shell takes it for one word.
+fn quoted(word: &str) -> String {
+    let is_plain = |c: char| c.is_alphanumeric() || "/._-:~+,@%".contains(c);
+    if !word.is_empty() && word.chars().all(is_plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', r"'\''"))
 }
 
 /// Finds out who serves the addresses that the pipedef names: a worker of this machine that takes our token,

@@ -4,6 +4,7 @@ mod auth;
 mod boss;
 mod checkup;
 mod cli;
+mod columns;
 mod data_dir;
 mod doctor;
 mod error;

@@ -1,31 +1,60 @@
 //! A run in the terminal: a line per task as it ends, the ones under way below, the verdict at the end. The same
-//! `RunState` as the page; here it is drawn with text.
+//! `RunState` as the page; here it is drawn with text. In a terminal no line is wider than it; in a pipe or a file
+//! lines are as long as they are.
 
 use common::{
-    Outcome, RunFact, RunState, StepState, TaskId, TaskRun, TaskState, duration, headline, passed_again,
-    task_words,
+    Outcome, RunFact, RunState, SkipReason, StageRun, StepState, TaskId, TaskRun, TaskState, Verdict,
+    duration, headline, passed_again, task_words,
 };
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use crate::terminal::{fit, plain};
+use crate::columns::{columns, fit, fit_name, fold};
+use crate::terminal::{Paint, plain};
+
+/// While something runs, its elapsed time is drawn anew so often.
+pub(crate) const REDRAW: Duration = Duration::from_millis(100);
+
+/// Of more tasks than that those that pass are counted, not listed.
+const LISTED: usize = 40;
+
+/// So many failures are told with the end of their output as they happen; after that, nobody reads on.
+const TOLD_IN_FULL: usize = 10;
+
+/// The end of the output of what did not pass, once more below everything.
+const LAST_LINES: usize = 3;
+
+/// A longer line of output takes more rows of a terminal than it is worth.
+const ROWS: usize = 4;
+
+/// Before the name in a task's line: how it stands, and how long it took.
+const STANDING: usize = 26;
+const TOOK: usize = 7;
 
 /// How a run is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Style {
-    /// A terminal: colours, and lines that change.
+    /// A terminal: lines that change, and none wider than it.
     Live,
-    /// A pipe or a file: plain lines, each final.
+    /// A pipe or a file: each line is final.
     Plain,
 }
 
 pub(crate) struct Report {
     style: Style,
+    paint: Paint,
+    /// Of the terminal: columns and rows.
+    size: (usize, usize),
     /// When each running task was first seen, by this process's own clock.
     since: BTreeMap<TaskId, Instant>,
     began: Instant,
-    /// Lines of the changing part that are on the screen now.
+    /// Are tasks that pass listed?
+    lists_all: bool,
+    /// What did not pass, with the last lines of each.
+    failed: BTreeMap<TaskId, Vec<String>>,
+    /// Lines of the changing part that are on the screen now, and since when.
     drawn: usize,
+    drawn_at: Option<Instant>,
 }
 
 /// The failing end of a task: what a person has to see at once.
@@ -33,31 +62,46 @@ pub(crate) struct Failure<'a> {
     pub(crate) task: &'a TaskRun,
     /// The last lines of its output, safe to print.
     pub(crate) tail: Vec<String>,
-    /// The command that shows all of it, or the file that holds it.
+    /// The file that holds all of it.
     pub(crate) output: String,
 }
 
 impl Report {
-    pub(crate) fn new(style: Style) -> Report {
-        Report { style, since: BTreeMap::new(), began: Instant::now(), drawn: 0 }
+    pub(crate) fn new(style: Style, paint: Paint) -> Report {
+        Report {
+            style,
+            paint,
+            size: (80, 24),
+            since: BTreeMap::new(),
+            began: Instant::now(),
+            lists_all: true,
+            failed: BTreeMap::new(),
+            drawn: 0,
+            drawn_at: None,
+        }
+    }
+
+    /// People pull at their windows.
+    pub(crate) fn resize(&mut self, (columns, rows): (u16, u16)) {
+        self.size = (columns.into(), rows.into());
     }
 
     /// The first lines: what runs, and of what.
-    pub(crate) fn opening(&self, run: &RunState, pipedef: &str, workers: &str) -> String {
+    pub(crate) fn opening(&mut self, run: &RunState, pipedef: &str, workers: &str) -> String {
         let count = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
+        let due = run.tasks().filter(|task| task.state == TaskState::Pending).count();
+        self.lists_all = due <= LISTED;
         let tasks = count(run.tasks().count(), "task");
         let part = match run.reruns {
             0 => run.only.as_ref().map(|only| format!("{} of ", only.len())),
-            _ => Some(format!("{} of ", run.tasks().filter(|task| task.state == TaskState::Pending).count())),
+            _ => Some(format!("{due} of ")),
         };
         let part = part.unwrap_or_default();
         let again = if run.reruns > 0 { ", again" } else { "" };
         let stages = count(run.stages.len(), "stage");
-        format!(
-            "{}\n",
-            self.bold(&format!("run {}{again}", run.number))
-                + &self.dim(&format!("  {part}{tasks} in {stages}  {pipedef}{workers}"))
-        )
+        let (what, of) =
+            (format!("run {}{again}", run.number), format!("{part}{tasks} in {stages}  {pipedef}{workers}"));
+        self.two(&self.paint.sgr("1", &what), columns(&what), &of)
     }
 
     /// What to print for an event that the state has just taken in.
@@ -70,16 +114,16 @@ impl Report {
             RunFact::TaskEnded { task, took_ms, .. } => {
                 self.since.remove(task);
                 let Some(ended) = run.task(task) else { return String::new() };
-                let mut text = self.task_line(run, ended, &duration(*took_ms));
+                let mut text = String::new();
+                if self.lists_all || ended.state != TaskState::Ended(Verdict::Passed) {
+                    text = self.line(ended.state, &task_words(ended), &duration(*took_ms), &task.to_string());
+                }
                 if let Some(failure) = failure {
                     text.push_str(&self.failure(&failure));
                 }
-                text
+                text + &self.stage_settled(run, task)
             }
-            RunFact::TaskSkipped { task, why } => match run.task(task) {
-                Some(skipped) if *why != common::SkipReason::NotSelected => self.task_line(run, skipped, ""),
-                Some(_) | None => String::new(),
-            },
+            RunFact::TaskSkipped { task, .. } => self.stage_settled(run, task),
             RunFact::CancelAsked => format!("{}\n", self.dim("cancelling ...")),
             RunFact::RunStarted { .. }
             | RunFact::StepAsked { .. }
@@ -90,43 +134,101 @@ impl Report {
         }
     }
 
-    fn task_line(&self, run: &RunState, task: &TaskRun, time: &str) -> String {
-        let widest = run.tasks().map(|task| task.id.to_string().chars().count()).max().unwrap_or(0).min(48);
-        let words = task_words(task);
-        let marked = self.painted(task.state, &format!("{} {words}", mark(task.state)));
-        // Padded by what is seen, not by what is written: colours have no width.
-        let pad = " ".repeat(26usize.saturating_sub(words.chars().count() + 2));
-        format!("{marked}{pad} {:widest$}  {}\n", task.id.to_string(), self.dim(&format!("{time:>7}")))
+    /// Where `task` was the last of its stage to end or to be skipped: what was not listed of the others.
+    fn stage_settled(&self, run: &RunState, task: &TaskId) -> String {
+        let Some(stage) = run.stages.iter().find(|stage| stage.name == task.stage) else {
+            return String::new();
+        };
+        if stage.tasks.iter().any(|task| matches!(task.state, TaskState::Pending | TaskState::Running)) {
+            return String::new();
+        }
+        let mut text = String::new();
+        let passed = TaskState::Ended(Verdict::Passed);
+        if !self.lists_all {
+            let count = stage.tasks.iter().filter(|task| task.state == passed).count();
+            if count > 0 {
+                let words = format!("{count} of {} passed", stage.tasks.len());
+                text.push_str(&self.line(passed, &words, "", &stage.name));
+            }
+        }
+        text + &self.skipped(stage)
     }
 
-    fn failure(&self, failure: &Failure<'_>) -> String {
-        let mut text = String::new();
-        for line in &failure.tail {
-            text.push_str(&format!("  {} {line}\n", self.dim("│")));
+    fn skipped(&self, stage: &StageRun) -> String {
+        let mut why_not: BTreeMap<&str, Vec<&TaskRun>> = BTreeMap::new();
+        for task in &stage.tasks {
+            match task.state {
+                TaskState::Skipped(SkipReason::NotSelected) => {}
+                TaskState::Skipped(why) => why_not.entry(why.word()).or_default().push(task),
+                TaskState::Pending | TaskState::Running | TaskState::Ended(_) => {}
+            }
         }
-        let problem = failure
-            .task
-            .attempts
-            .last()
-            .and_then(|last| last.end.as_ref())
-            .and_then(|end| end.problem.as_ref());
+        let lines = why_not.values().map(|tasks| {
+            let name = match tasks.as_slice() {
+                [one] => one.id.to_string(),
+                several => format!("{} ({} tasks)", stage.name, several.len()),
+            };
+            self.line(tasks[0].state, &task_words(tasks[0]), "", &name)
+        });
+        lines.collect()
+    }
+
+    /// How something stands, for how long, and its name.
+    fn line(&self, state: TaskState, words: &str, time: &str, name: &str) -> String {
+        let words = format!("{} {words}", mark(state));
+        // Padded by what is seen, not by what is written: colours have no width.
+        let pad = " ".repeat(STANDING.saturating_sub(columns(&words)));
+        let before = columns(&words).max(STANDING) + TOOK + 3;
+        let name = match self.style {
+            Style::Live => fit_name(name, self.size.0.saturating_sub(before + 1).max(12)),
+            Style::Plain => name.to_owned(),
+        };
+        format!("{}{pad} {}  {name}\n", self.painted(state, &words), self.dim(&format!("{time:>TOOK$}")))
+    }
+
+    fn failure(&mut self, failure: &Failure<'_>) -> String {
+        let problem = failure.task.attempts.last().and_then(|last| last.end.as_ref());
+        let problem = problem.and_then(|end| end.problem.as_ref());
+        let from = failure.tail.len().saturating_sub(LAST_LINES);
+        let mut last: Vec<String> = failure.tail[from..].to_vec();
+        if last.is_empty() {
+            last.extend(problem.map(|problem| plain(&problem.error)));
+        }
+        self.failed.insert(failure.task.id.clone(), last);
+        if self.failed.len() > TOLD_IN_FULL {
+            return String::new();
+        }
+        let mut text: String = failure.tail.iter().map(|line| self.quoted(line)).collect();
         if let Some(problem) = problem {
-            text.push_str(&format!("  {}\n", self.bold(&plain(&problem.error))));
+            text.push_str(&self.folded("  ", &self.paint.sgr("1", &plain(&problem.error))));
             if let (Some(file), Some(line)) = (&problem.file, problem.line) {
                 text.push_str(&format!("  at {}:{line}\n", plain(file)));
             }
             if let Some(hint) = &problem.hint {
-                text.push_str(&format!("  hint: {}\n", plain(hint)));
+                text.push_str(&self.folded("  ", &format!("hint: {}", plain(hint))));
             }
         }
         if !failure.tail.is_empty() {
+            // Whole even where it wraps: it is there to be copied.
             text.push_str(&format!("  {}\n", self.dim(&format!("all of its output: {}", failure.output))));
         }
         text
     }
 
-    /// The verdict, and what it rests on.
-    pub(crate) fn closing(&self, run: &RunState, workers: &str) -> String {
+    fn quoted(&self, line: &str) -> String {
+        self.folded(&format!("  {} ", self.dim("│")), line)
+    }
+
+    fn folded(&self, before: &str, line: &str) -> String {
+        let rows = match self.style {
+            Style::Live => fold(line, self.size.0.saturating_sub(5).max(12), ROWS),
+            Style::Plain => vec![line.to_owned()],
+        };
+        rows.iter().map(|row| format!("{before}{row}\n")).collect()
+    }
+
+    /// The end: what did not pass, the verdict and what it rests on, and what to do next.
+    pub(crate) fn closing(&self, run: &RunState, workers: &str, next: &str) -> String {
         let verdict = run.verdict_now();
         let counts = run.counts();
         let again = passed_again(run);
@@ -138,52 +240,123 @@ impl Report {
         let took = duration(self.began.elapsed().as_millis() as u64);
         let state = TaskState::Ended(verdict);
         let words = format!("{} run {} {}", mark(state), run.number, headline(run));
-        format!(
-            "\n{}  {}\n",
-            self.bold(&self.painted(state, &words)),
-            self.dim(&format!("{} in {took}{workers}", parts.join(", ")))
-        )
+        let painted = self.paint.sgr("1", &self.painted(state, &words));
+        let counted = format!("{} in {took}{workers}", parts.join(", "));
+        let mut text = format!("{}\n{}", self.not_passed(run), self.two(&painted, columns(&words), &counted));
+        if verdict != Verdict::Passed {
+            text.push_str(&format!("{}\n", self.dim(&format!("what did not pass, again: {next}"))));
+        }
+        text
     }
 
-    /// Takes the changing lines off the screen, before others are printed.
-    pub(crate) fn clear(&mut self) -> String {
-        match std::mem::take(&mut self.drawn) {
-            0 => String::new(),
-            lines => format!("\x1b[{lines}A\x1b[J"),
+    fn not_passed(&self, run: &RunState) -> String {
+        let is_bad = |task: &&TaskRun| match task.state {
+            TaskState::Ended(verdict) => !matches!(verdict.outcome(), Outcome::Passed | Outcome::Cancelled),
+            TaskState::Pending | TaskState::Running | TaskState::Skipped(_) => false,
+        };
+        let bad: Vec<&TaskRun> = run.tasks().filter(is_bad).collect();
+        let mut text = String::new();
+        for task in bad.iter().take(TOLD_IN_FULL) {
+            let words = format!("{} {}", mark(task.state), task_words(task));
+            let room = self.size.0.saturating_sub(columns(&words) + 3).max(12);
+            let name = task.id.to_string();
+            let name = if self.style == Style::Live { fit_name(&name, room) } else { name };
+            text.push_str(&format!(
+                "\n{}  {}\n",
+                self.painted(task.state, &words),
+                self.paint.sgr("1", &name)
+            ));
+            for line in self.failed.get(&task.id).into_iter().flatten() {
+                text.push_str(&self.quoted(line));
+            }
+        }
+        if bad.len() > TOLD_IN_FULL {
+            text.push_str(&format!("\n{}\n", self.dim(&format!("… and {} more", bad.len() - TOLD_IN_FULL))));
+        }
+        text
+    }
+
+    /// Two parts of a line, on two lines where it has no room for both.
+    fn two(&self, first: &str, first_columns: usize, second: &str) -> String {
+        let room = self.size.0.saturating_sub(1);
+        match self.style {
+            Style::Live if first_columns + 2 + columns(second) > room => {
+                format!("{first}\n  {}\n", self.dim(&fit_name(second, room.saturating_sub(2))))
+            }
+            Style::Live | Style::Plain => format!("{first}  {}\n", self.dim(second)),
         }
     }
 
-    /// The changing lines: what runs now, and for how long.
-    pub(crate) fn draw(&mut self, run: &RunState, (width, height): (u16, u16)) -> String {
+    /// What to write so that `lines` are added to what stays, and the lines that change are below them as they are now.
+    /// Nothing, where it is too early to draw them anew.
+    pub(crate) fn frame(&mut self, lines: &str, run: &RunState) -> String {
         if self.style == Style::Plain {
+            return lines.to_owned();
+        }
+        if lines.is_empty() && self.drawn_at.is_some_and(|at| at.elapsed() < REDRAW) {
             return String::new();
         }
-        let (width, room) = (width as usize, (height as usize).saturating_sub(4).clamp(1, 16));
-        let running: Vec<&TaskRun> = run.tasks().filter(|task| task.state == TaskState::Running).collect();
-        let mut lines = Vec::new();
-        for task in running.iter().take(room) {
-            let since = self.since.get(&task.id).map_or(0, |since| since.elapsed().as_millis() as u64);
-            let attempt = match task.attempts.len() {
-                0 | 1 => String::new(),
-                attempts => format!(" (attempt {attempts})"),
-            };
-            let line =
-                format!("{} {:>7}  {}{attempt}  {}", mark(task.state), duration(since), task.id, doing(task));
-            lines.push(self.painted(task.state, &fit(&line, width.saturating_sub(1))));
+        let changing = self.changing(run);
+        let up = self.up();
+        // Where only the changing ones are drawn anew, each replaces the one that was there: taking them all off first
+        // would flicker.
+        let below = if lines.is_empty() { "" } else { "\x1b[J" };
+        self.drawn = changing.len();
+        self.drawn_at = Some(Instant::now());
+        let changing: String = changing.iter().map(|line| format!("{line}\x1b[K\n")).collect();
+        format!("{up}{below}{lines}{changing}\x1b[J")
+    }
+
+    /// `lines` take the place of the ones that change, for good.
+    pub(crate) fn last(&mut self, lines: &str) -> String {
+        match self.style {
+            Style::Live => format!("{}\x1b[J{lines}", self.up()),
+            Style::Plain => lines.to_owned(),
         }
+    }
+
+    fn up(&mut self) -> String {
+        match std::mem::take(&mut self.drawn) {
+            0 => String::new(),
+            lines => format!("\x1b[{lines}A"),
+        }
+    }
+
+    /// What runs now, and for how long.
+    fn changing(&self, run: &RunState) -> Vec<String> {
+        let (width, room) = (self.size.0.saturating_sub(1), self.size.1.saturating_sub(4).clamp(1, 12));
+        let running: Vec<&TaskRun> = run.tasks().filter(|task| task.state == TaskState::Running).collect();
+        let mut lines: Vec<String> =
+            running.iter().take(room).map(|task| self.running(task, width)).collect();
         if running.len() > room {
             lines.push(self.dim(&format!("… and {} more", running.len() - room)));
         }
         let counts = run.counts();
         let ended = run.tasks().count() - counts.get("pending").unwrap_or(&0) - running.len();
-        let all = format!(
-            "{ended}/{} tasks  {}",
-            run.tasks().count(),
-            duration(self.began.elapsed().as_millis() as u64)
-        );
-        lines.push(self.dim(&fit(&all, width.saturating_sub(1))));
-        self.drawn = lines.len();
-        lines.iter().map(|line| format!("{line}\n")).collect()
+        let took = duration(self.began.elapsed().as_millis() as u64);
+        let mut all = format!("{ended}/{} tasks", run.tasks().count());
+        for (word, count) in counts {
+            if !["passed", "pending", "running"].contains(&word) {
+                all.push_str(&format!(", {count} {word}"));
+            }
+        }
+        lines.push(self.dim(&fit(&format!("{all}  {took}"), width)));
+        lines
+    }
+
+    fn running(&self, task: &TaskRun, width: usize) -> String {
+        let since = self.since.get(&task.id).map_or(0, |since| since.elapsed().as_millis() as u64);
+        let before = format!("{} {:>TOOK$}  ", mark(task.state), duration(since));
+        let attempt = match task.attempts.len() {
+            0 | 1 => String::new(),
+            attempts => format!(" (attempt {attempts})"),
+        };
+        let (name, doing) = (format!("{}{attempt}", task.id), doing(task));
+        let room = width.saturating_sub(columns(&before));
+        // A name keeps at least half of the room.
+        let name = fit_name(&name, room.saturating_sub(columns(&doing) + 2).max(room / 2));
+        let doing = fit(&doing, room.saturating_sub(columns(&name) + 2));
+        self.painted(task.state, &format!("{before}{name}  {doing}"))
     }
 
     fn painted(&self, state: TaskState, text: &str) -> String {
@@ -197,22 +370,11 @@ impl Report {
                 Outcome::Errored => "35",
             },
         };
-        self.sgr(colour, text)
-    }
-
-    fn bold(&self, text: &str) -> String {
-        self.sgr("1", text)
+        self.paint.sgr(colour, text)
     }
 
     fn dim(&self, text: &str) -> String {
-        self.sgr("2", text)
-    }
-
-    fn sgr(&self, code: &str, text: &str) -> String {
-        match self.style {
-            Style::Live => format!("\x1b[{code}m{text}\x1b[0m"),
-            Style::Plain => text.to_owned(),
-        }
+        self.paint.sgr("2", text)
     }
 }
 
@@ -235,6 +397,9 @@ fn mark(state: TaskState) -> &'static str {
 /// What a running task is at: the state of its latest step that has not ended.
 fn doing(task: &TaskRun) -> String {
     let Some(attempt) = task.attempts.last() else { return String::new() };
+    if attempt.steps.is_empty() {
+        return "starting".to_owned();
+    }
     let step = attempt.steps.iter().rev().find(|step| !matches!(step.state, StepState::Ended(_)));
     match step.map(|step| (&step.state, step)) {
         None => String::new(),

@@ -22,7 +22,7 @@ pub(crate) async fn rerun(args: RerunArgs) -> Result<u8, SetupError> {
     };
     let Ready { ground, before, only } = ready;
     ground.runs.rerun(before.number, Some(only)).await.map_err(unreadable)?;
-    Ok(ground.watch(before.number, before, args.how.json, interrupted).await)
+    Ok(ground.watch(before.number, before, &args.how, interrupted).await)
 }
 
 /// All that a run needs to go on. What is wrong with it is exit code 2.
@@ -78,7 +78,8 @@ async fn prepare(args: &RerunArgs) -> Result<Ready, SetupError> {
     let before = state_of(&runs, number, latest).await?;
     let only = selection(&before, args)?;
     let pipedef = pipedef.display().to_string();
-    let ground = Ground { runs, pipedef, everywhere: how.worker.clone(), private, folder };
+    let next = local::rerun_words(args.run, &args.path, how);
+    let ground = Ground { runs, pipedef, everywhere: how.worker.clone(), private, next, folder };
     Ok(Ready { ground, before, only })
 }
 

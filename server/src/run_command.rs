@@ -4,7 +4,7 @@ use common::{Pipeline, Problem, RunKey, RunState, StartedBy, TaskId};
 use std::path::{Path, PathBuf};
 
 use crate::boss::{self, Code, Python};
-use crate::cli::RunArgs;
+use crate::cli::{RunArgs, WhichRun};
 use crate::error::SetupError;
 use crate::local::{self, RunFolder};
 use crate::watch::{self, Ground};
@@ -27,7 +27,7 @@ pub(crate) async fn run(args: RunArgs) -> Result<u8, SetupError> {
             "is the disk of the data directory full?",
         )
     })?;
-    Ok(ground.watch(number, RunState::default(), args.how.json, interrupted).await)
+    Ok(ground.watch(number, RunState::default(), &args.how, interrupted).await)
 }
 
 /// All that a run needs before there is one. What is wrong with it is exit code 2.
@@ -56,7 +56,8 @@ async fn prepare(args: &RunArgs) -> Result<Ready, SetupError> {
     let runs = boss::runs_in(&local, pipedef.clone(), store, workers, &data)?;
     local::end_abandoned(&runs, &local).await?;
     let pipedef = pipedef.display().to_string();
-    let ground = Ground { runs, pipedef, everywhere: how.worker.clone(), private, folder };
+    let next = local::rerun_words(WhichRun::Last, &args.path, how);
+    let ground = Ground { runs, pipedef, everywhere: how.worker.clone(), private, next, folder };
     Ok(Ready { ground, pipeline, code, only, key })
 }
 

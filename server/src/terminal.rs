@@ -10,12 +10,12 @@ pub(crate) enum Paint {
     Text,
 }
 
-impl Paint {
-    /// As people expect it: where a terminal shows them.
-    pub(crate) fn for_stdout() -> Paint {
-        if std::io::stdout().is_terminal() { Paint::Colours } else { Paint::Text }
-    }
+/// Does a person read what is printed, as it is printed?
+pub(crate) fn is_stdout() -> bool {
+    std::io::stdout().is_terminal()
+}
 
+impl Paint {
     /// `code` selects a colour or a weight.
     pub(crate) fn sgr(self, code: &str, text: &str) -> String {
         match self {
@@ -119,16 +119,6 @@ impl Perform for Screen {
     }
 }
 
-/// Cuts a plain line to the width of the terminal.
-pub(crate) fn fit(line: &str, width: usize) -> String {
-    if line.chars().count() <= width {
-        return line.to_owned();
-    }
-    let mut cut: String = line.chars().take(width.saturating_sub(1)).collect();
-    cut.push('…');
-    cut
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -141,7 +131,6 @@ mod tests {
         assert_eq!(tail(hostile, 9, false), ["red end", "bar 99%"]);
         assert_eq!(tail(hostile, 1, false), ["bar 99%"]);
         assert_eq!(tail(b"no newline", 3, false), ["no newline"]);
-        assert_eq!(fit("abcdef", 4), "abc…");
     }
 
     #[test]

@@ -2,25 +2,21 @@
 
 use common::{Outcome, Phase, Reason, RunEvent, RunFact, RunNumber, RunState, RunSummary, TaskId, Verdict};
 use futures_util::StreamExt as _;
-use std::io::IsTerminal as _;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::time::Duration;
 
 use crate::boss::{self, OutputId, Runs, Told};
 use crate::error::SetupError;
 use crate::local::RunFolder;
-use crate::report::{Failure, Report, Style};
+use crate::report::{Failure, REDRAW, Report, Style};
+use crate::terminal::{self, Paint};
 use crate::worker::PrivateWorker;
-use crate::{say, terminal};
+use crate::{cli, say};
 
 /// How much of a failing task's output is shown at once.
 const TAIL_LINES: usize = 20;
 const TAIL_BYTES: u64 = 64 * 1024;
-
-/// While something runs, its elapsed time is drawn anew so often.
-const REDRAW: Duration = Duration::from_millis(100);
 
 const EXIT_ERRORED: u8 = 3;
 
@@ -31,6 +27,8 @@ pub(crate) struct Ground {
     /// Where `--worker` sends every step.
     pub(crate) everywhere: Option<String>,
     pub(crate) private: Option<PrivateWorker>,
+    /// The command that runs again what did not pass.
+    pub(crate) next: String,
     pub(crate) folder: RunFolder,
 }
 
@@ -41,10 +39,10 @@ impl Ground {
         self,
         number: RunNumber,
         before: RunState,
-        json: bool,
+        how: &cli::HowToRun,
         interrupted: Pin<&mut impl Future<Output = ()>>,
     ) -> u8 {
-        let told = self.tell(number, before, json, interrupted).await;
+        let told = self.tell(number, before, how, interrupted).await;
         self.runs.shut_down().await;
         if let Some(private) = self.private {
             private.shut_down().await;
@@ -64,13 +62,14 @@ impl Ground {
         &self,
         number: RunNumber,
         mut run: RunState,
-        json: bool,
+        how: &cli::HowToRun,
         mut interrupted: Pin<&mut impl Future<Output = ()>>,
     ) -> Result<Verdict, SetupError> {
         let Ground { runs, pipedef, .. } = self;
         let workers = self.everywhere.as_ref().map_or(String::new(), |worker| format!("  on {worker}"));
-        let live = std::io::stdout().is_terminal() && !json;
-        let mut report = Report::new(if live { Style::Live } else { Style::Plain });
+        let (json, paint) = (how.json, how.color.paint());
+        let live = terminal::is_stdout() && !json;
+        let mut report = Report::new(if live { Style::Live } else { Style::Plain }, paint);
         let mut events = Box::pin(boss::run_events(runs.clone(), number, run.last_seq));
         let mut asked_to_stop = false;
         let unreadable =
@@ -88,7 +87,8 @@ impl Ground {
                     continue;
                 }
                 () = tokio::time::sleep(REDRAW), if live => {
-                    say::out(&(report.clear() + &report.draw(&run, size())));
+                    report.resize(size());
+                    say::out(&report.frame("", &run));
                     continue;
                 }
             };
@@ -98,28 +98,33 @@ impl Ground {
             let event: RunEvent =
                 serde_json::from_str(&event).map_err(|error| unreadable(error.to_string()))?;
             run.apply(&event).map_err(|error| unreadable(error.to_string()))?;
-            let failure = failed_attempt(runs, &run, &event.fact, live);
+            let failure = failed_attempt(runs, &run, &event.fact, paint == Paint::Colours && !json);
             if json {
                 if let Some((task, attempt, tail, path)) = failure {
                     say::json(&json_tail(task, attempt, &tail, &path));
                 }
                 continue;
             }
+            if live {
+                report.resize(size());
+            }
+            let mut lines = String::new();
             if matches!(event.fact, RunFact::RunStarted { .. } | RunFact::RerunStarted { .. }) {
-                say::out(&report.opening(&run, pipedef, &workers));
+                lines = report.opening(&run, pipedef, &workers);
             }
             let failure = failure.map(|(task, _, tail, path)| Failure {
                 task: run.task(task).expect("the state has just taken its end in"),
                 tail,
                 output: path.display().to_string(),
             });
-            let lines = report.clear() + &report.tell(&run, &event.fact, failure);
-            say::out(&(lines + &report.draw(&run, size())));
+            lines.push_str(&report.tell(&run, &event.fact, failure));
+            say::out(&report.frame(&lines, &run));
         }
         if json {
             say::json(&json_verdict(&run));
         } else {
-            say::out(&(report.clear() + &report.closing(&run, &workers)));
+            let closing = report.closing(&run, &workers, &self.next);
+            say::out(&report.last(&closing));
         }
         match run.phase {
             Phase::Ended(verdict) => Ok(verdict),
