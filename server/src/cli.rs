@@ -1,7 +1,7 @@
 //! The command line: what can be asked of this binary, and its defaults.
 
 use clap::error::ErrorKind;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -13,13 +13,68 @@ use crate::terminal::{self, Paint};
 /// `bettertest run` runs the pipedef of this folder here in the terminal; `--boss` serves the page; `--worker`
 /// runs the steps that bosses send to it.
 #[derive(Debug, Parser)]
-#[command(name = "bettertest", version, args_conflicts_with_subcommands = true, max_term_width = 100)]
+#[command(
+    name = "bettertest",
+    version,
+    args_conflicts_with_subcommands = true,
+    max_term_width = 100,
+    after_long_help = EXAMPLES
+)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Option<Command>,
     #[command(flatten)]
     pub(crate) serve: Serve,
 }
+
+const EXAMPLES: &str = "\
+Examples:
+  bettertest run                                       run the tests of this folder
+  bettertest --worker                                  run steps for a boss on this machine
+  bettertest --worker --listen 10.0.0.7:9009           ... and for one elsewhere
+  bettertest --boss --pipedef .bettertest/pipedef.py   serve the page
+  bettertest doctor                                    what is missing here
+
+`bettertest COMMAND --help` has examples of each command.";
+
+const RUN_EXAMPLES: &str = "\
+Examples:
+  bettertest run                                the pipedef of this folder
+  bettertest run ../shop                        that of another folder
+  bettertest run --task TestUnit.models         one task
+  bettertest run --stage TestUnit --json        the events of a stage's tasks as JSON lines
+  bettertest run --worker http://10.0.0.7:9009  on that worker, whatever the pipedef says";
+
+const RERUN_EXAMPLES: &str = "\
+Examples:
+  bettertest rerun                 what did not pass in the last run of this folder
+  bettertest rerun 7               in run 7
+  bettertest rerun --task models   of that, one task
+  bettertest rerun last ../shop    in the last run of another folder";
+
+const OPEN_EXAMPLES: &str = "\
+Examples:
+  bettertest open                                 of the boss that this user runs
+  sudo bettertest open                            of the one that root runs
+  bettertest open --data-dir /var/lib/bettertest  of the one with that data directory";
+
+const DOCTOR_EXAMPLES: &str = "\
+Examples:
+  bettertest doctor
+  bettertest doctor --json                                 for machines
+  bettertest doctor --docker-host http://127.0.0.1:2375    with another Docker
+  sudo bettertest doctor --data-dir /var/lib/bettertest    for a boss and worker of root's";
+
+const COMPLETIONS_EXAMPLES: &str = "\
+Examples:
+  bettertest completions bash > ~/.local/share/bash-completion/completions/bettertest
+  bettertest completions zsh > /usr/local/share/zsh/site-functions/_bettertest
+  bettertest completions fish > ~/.config/fish/completions/bettertest.fish";
+
+const MAN_EXAMPLES: &str = "\
+Examples:
+  bettertest man > bettertest.1 && man ./bettertest.1
+  bettertest man run > bettertest-run.1";
 
 #[derive(Debug, Args)]
 pub(crate) struct Serve {
@@ -36,7 +91,7 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub(crate) listen: Option<SocketAddr>,
     /// An address by which the page is reached from elsewhere, such as http://ci.example.com:9001
-    #[arg(long, value_name = "URL", requires = "boss")]
+    #[arg(long, value_name = "URL", requires = "boss", value_parser = public_url)]
     pub(crate) public_url: Vec<String>,
     /// Where data is kept [default: ~/.local/share/bettertest, of root /var/lib/bettertest]
     #[arg(long, value_name = "DIR")]
@@ -64,13 +119,30 @@ pub(crate) struct Serve {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Run a pipedef here and now; exit code 0 passed, 1 not passed, 2 set-up wrong, 3 errored, 130 cancelled
+    #[command(after_long_help = RUN_EXAMPLES)]
     Run(RunArgs),
     /// Run again what did not pass in an earlier `bettertest run`, on the same source; exit codes as of run
+    #[command(after_long_help = RERUN_EXAMPLES)]
     Rerun(RerunArgs),
     /// Print a new login link of the boss on this machine
+    #[command(after_long_help = OPEN_EXAMPLES)]
     Open(OpenArgs),
     /// Look at what is missing on this machine, and say what mends it; exit code 0 all well, 2 something is wrong
+    #[command(after_long_help = DOCTOR_EXAMPLES)]
     Doctor(DoctorArgs),
+    /// Print what a shell needs to complete the words of this command line
+    #[command(after_long_help = COMPLETIONS_EXAMPLES)]
+    Completions {
+        /// Whose words they are
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page, of this command or of one of its own
+    #[command(after_long_help = MAN_EXAMPLES)]
+    Man {
+        /// The command whose page it is
+        #[arg(value_parser = ["run", "rerun", "open", "doctor", "completions", "man"])]
+        command: Option<String>,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -172,6 +244,35 @@ pub(crate) struct OpenArgs {
     /// The data directory of that boss
     #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
+}
+
+/// Such as browsers send it: without what they leave out.
+fn public_url(text: &str) -> Result<String, String> {
+    let url = reqwest::Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
+    match url {
+        Some(url) if url.has_host() && url.path() == "/" && url.query().is_none() => {
+            Ok(url.origin().ascii_serialization())
+        }
+        Some(_) | None => {
+            Err("an address looks like http://ci.example.com:9001, with no path behind it".to_owned())
+        }
+    }
+}
+
+pub(crate) fn completions(shell: clap_complete::Shell) -> String {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "bettertest", &mut script);
+    String::from_utf8(script).expect("its words are ours")
+}
+
+/// In roff, as `man` reads it.
+pub(crate) fn manual(command: Option<&str>) -> String {
+    let mut cli = Cli::command();
+    cli.build();
+    let command = command.and_then(|name| cli.find_subcommand(name)).unwrap_or(&cli);
+    let mut page = Vec::new();
+    clap_mangen::Man::new(command.clone()).render(&mut page).expect("writing to a Vec does not fail");
+    String::from_utf8(page).expect("its words are ours")
 }
 
 /// What the arguments ask for; or the text to print and be done (help, version); or what is wrong with them.

@@ -24,6 +24,7 @@ mod tests;
 mod watch;
 mod worker;
 
+use futures_util::FutureExt as _;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -76,6 +77,14 @@ async fn dispatch(cli: Cli) -> Result<u8, SetupError> {
             Ok(0)
         }
         Some(Command::Doctor(args)) => doctor(args).await,
+        Some(Command::Completions { shell }) => {
+            say::out(&cli::completions(shell));
+            Ok(0)
+        }
+        Some(Command::Man { command }) => {
+            say::out(&cli::manual(command.as_deref()));
+            Ok(0)
+        }
         None if cli.serve.worker => worker(cli.serve).await.map(|()| 0),
         None => match cli.serve.pipedef.clone() {
             Some(pipedef) => boss(cli.serve, pipedef).await.map(|()| 0),
@@ -151,7 +160,7 @@ async fn boss(serve: Serve, pipedef: std::path::PathBuf) -> Result<(), SetupErro
         data,
         examine: Arc::new(move || {
             let at = at.clone();
-            Box::pin(async move { doctor::examine(&at).await })
+            async move { doctor::examine(&at).await }.boxed()
         }),
     };
     boss::serve(options, told, |link| {

@@ -36,7 +36,7 @@ use crate::signals::Stop;
 use engine::{Docker, Engine, Fault};
 use steps::{Capacity, Steps};
 
-pub(crate) use disk::{Room, room};
+pub(crate) use disk::room;
 #[cfg(test)]
 pub(crate) use engine::Fake;
 pub(crate) use engine::{Deadlines, DockerFacts};

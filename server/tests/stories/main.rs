@@ -26,5 +26,6 @@ mod together;
 mod torrent;
 mod upgrade;
 mod wire;
+mod words;
 mod worker_dies;
 mod workers;
