@@ -93,6 +93,15 @@ pub(crate) struct Serve {
     /// An address by which the page is reached from elsewhere, such as http://ci.example.com:9001
     #[arg(long, value_name = "URL", requires = "boss", value_parser = public_url)]
     pub(crate) public_url: Vec<String>,
+    /// How many runs are kept; of those beyond, the first to have ended is removed first [default: 100000]
+    #[arg(long, value_name = "N", requires = "boss", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) keep_runs: Option<u64>,
+    /// How many days an ended run is kept [default: 365]
+    #[arg(long, value_name = "N", requires = "boss", value_parser = clap::value_parser!(u64).range(1..=36500))]
+    pub(crate) keep_days: Option<u64>,
+    /// How much all runs may take, with their output [default: 21474836480, 20 GiB]
+    #[arg(long, value_name = "BYTES", requires = "boss")]
+    pub(crate) keep_bytes: Option<u64>,
     /// Where data is kept [default: ~/.local/share/bettertest, of root /var/lib/bettertest]
     #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,

@@ -41,6 +41,19 @@ pub(crate) const STORE_AGAIN: Duration = Duration::from_secs(5);
 /// `bettertest doctor` waits so long for whatever it asks; all is asked at once.
 pub(crate) const DOCTOR: Duration = Duration::from_secs(4);
 
+/// How much of its history a boss keeps, unless it is told otherwise. So many runs are what lists are known to page
+/// through at once; a year is what anybody asks back to; and the bytes are as many as a worker keeps.
+pub(crate) const KEEP_RUNS: u64 = 100_000;
+pub(crate) const KEEP_AGE: Duration = Duration::from_secs(365 * 24 * 3600);
+pub(crate) const KEEP_BYTES: u64 = 20 * 1024 * 1024 * 1024;
+
+/// And of a project's local runs: nobody set a disk aside for these.
+pub(crate) const KEEP_LOCAL_RUNS: u64 = 1_000;
+pub(crate) const KEEP_LOCAL_BYTES: u64 = 2 * 1024 * 1024 * 1024;
+
+/// Runs grow old also where none starts or ends: the history is looked through this often.
+pub(crate) const KEEP_HOUSE: Duration = Duration::from_secs(3600);
+
 // What follows is the worker's.
 
 /// A queued step that got no slot for so long is given up.

@@ -28,6 +28,7 @@ use futures_util::FutureExt as _;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 use tracing::level_filters::LevelFilter;
 
 use crate::cli::{Cli, Command, DoctorArgs, Serve};
@@ -153,6 +154,12 @@ async fn boss(serve: Serve, pipedef: std::path::PathBuf) -> Result<(), SetupErro
     }
     let data = open_data(serve.data_dir)?;
     let at = doctor::Options::new(data.path().to_owned(), false, None);
+    let keep = boss::Keep::of_a_boss();
+    let keep = boss::Keep {
+        runs: serve.keep_runs.unwrap_or(keep.runs),
+        age: serve.keep_days.map_or(keep.age, |days| Duration::from_secs(days * 24 * 3600)),
+        bytes: serve.keep_bytes.unwrap_or(keep.bytes),
+    };
     let options = boss::Options {
         pipedef,
         listen: serve.listen.unwrap_or(SocketAddr::from((Ipv4Addr::LOCALHOST, 9001))),
@@ -162,6 +169,7 @@ async fn boss(serve: Serve, pipedef: std::path::PathBuf) -> Result<(), SetupErro
             let at = at.clone();
             async move { doctor::examine(&at).await }.boxed()
         }),
+        keep,
     };
     boss::serve(options, told, |link| {
         say::out(&format!("the page: {link}\n(opens once; `bettertest open` prints a new link)\n"));

@@ -121,6 +121,9 @@ async fn state_of(runs: &Runs, number: RunNumber, latest: RunNumber) -> Result<R
             format!("this project has no run {number}"),
             format!("the last one is run {latest}"),
         ),
+        removed @ RunsError::Removed(_) => {
+            SetupError::new(removed.to_string(), format!("the last one is run {latest}"))
+        }
         other => unreadable(other),
     })
 }

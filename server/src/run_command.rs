@@ -3,7 +3,7 @@
 use common::{Pipeline, Problem, RunKey, RunState, StartedBy, TaskId};
 use std::path::{Path, PathBuf};
 
-use crate::boss::{self, Code, Python};
+use crate::boss::{self, Code, Keep, Python};
 use crate::cli::{RunArgs, WhichRun};
 use crate::error::SetupError;
 use crate::local::{self, RunFolder};
@@ -55,6 +55,8 @@ async fn prepare(args: &RunArgs) -> Result<Ready, SetupError> {
     let store = boss::open_store(&local)?;
     let runs = boss::runs_in(&local, pipedef.clone(), store, workers, &data)?;
     local::end_abandoned(&runs, &local).await?;
+    // Beside the run, and no further than that takes: the next one goes on with it.
+    tokio::spawn(runs.clone().keep_house(Keep::of_local_runs()));
     let pipedef = pipedef.display().to_string();
     let next = local::rerun_words(WhichRun::Last, &args.path, how);
     let ground = Ground { runs, pipedef, everywhere: how.worker.clone(), private, next, folder };

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::output::OutputId;
 use super::runs::{LogError, Runs, RunsError};
 use super::sessions::{self, Sessions};
-use super::store::StoreError;
+use super::store::{Change, StoreError};
 use super::{Examine, serve_output, ui};
 use crate::error::Refusal;
 use crate::http::Alive;
@@ -72,6 +72,11 @@ impl From<RunsError> for Refusal {
                 "ask again when it is back",
             ),
             RunsError::NoSuchRun(run) => no_such_run(&run.to_string()),
+            RunsError::Removed(_) => Refusal::new(
+                StatusCode::GONE,
+                error.to_string(),
+                "GET /api/runs lists what there is; --keep-runs, --keep-days and --keep-bytes say how much is kept",
+            ),
             RunsError::Store(StoreError::Failed(error)) => not_recorded(&error.to_string()),
             RunsError::Store(error) => Refusal::internal(&error.into()),
             RunsError::Log(error @ (LogError::Store(_) | LogError::BrokenOff)) => {
@@ -283,7 +288,7 @@ pub(crate) fn run_events(runs: Runs, run: RunNumber, after: Seq) -> impl Stream<
     })
 }
 
-/// Every run's start and end, as RunSummary. Without a position, the latest first, so that none is missed.
+/// Every run's start and end, as RunSummary, and `removed` where there is no such run any more. Without a position, the latest first, so that none is missed.
 async fn comings(
     State(api): State<Api>,
     asked: Result<Query<After>, QueryRejection>,
@@ -305,9 +310,15 @@ async fn comings(
             match runs.store().changed_after(after, BATCH).await {
                 Ok(rows) if !rows.is_empty() => {
                     let mut frames = Vec::new();
-                    for (change, summary) in rows {
-                        after = change;
-                        http::write_event(&mut frames, None, Some(change), summary.as_bytes());
+                    for (number, change) in rows {
+                        after = number;
+                        let (name, json) = match change {
+                            Change::Run(summary) => (None, summary),
+                            Change::Removed(run) => {
+                                (Some("removed"), serde_json::json!({ "run": run }).to_string())
+                            }
+                        };
+                        http::write_event(&mut frames, name, Some(number), json.as_bytes());
                     }
                     return Some((Bytes::from(frames), (runs, changes, after)));
                 }

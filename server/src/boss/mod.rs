@@ -28,14 +28,14 @@ use crate::{http, limits};
 pub(crate) use api::{NewLink, Told, run_events};
 pub(crate) use output::OutputId;
 pub(crate) use pipedef::{Code, Python, project_of, which_python};
-pub(crate) use runs::{Runs, RunsError};
+pub(crate) use runs::{Keep, Runs, RunsError};
 pub(crate) use worker_client::{Probe, WorkerClient};
 pub(crate) use workers::{WorkerAddress, Workers, is_loopback};
 
 #[cfg(test)]
 pub(crate) use {
     pipedef::{Answer, Order, Say},
-    store::{Store, StoreError, StoredCode},
+    store::{Change, Standing, Store, StoreError, StoredCode},
 };
 
 /// Looks at what is missing on this machine. The boss serves it, and does not know how it is found out.
@@ -47,6 +47,7 @@ pub(crate) struct Options {
     pub(crate) public_urls: Vec<String>,
     pub(crate) data: DataDir,
     pub(crate) examine: Examine,
+    pub(crate) keep: Keep,
 }
 
 /// Serves the page and the API until it is told to stop; `ready` is told the link that opens the page.
@@ -55,7 +56,7 @@ pub(crate) async fn serve(
     mut told: Signals,
     ready: impl FnOnce(&str),
 ) -> Result<(), SetupError> {
-    let Options { pipedef, listen, public_urls, data, examine } = options;
+    let Options { pipedef, listen, public_urls, data, examine, keep } = options;
     let held = data.hold("boss")?;
     let token = Token::of(&data)?;
     let workers = Workers::new(Some(&token), data.path())?;
@@ -76,6 +77,7 @@ pub(crate) async fn serve(
     let note = held.path.join("address");
     std::fs::write(&note, format!("{}\n", sessions::reachable(address)))
         .map_err(|error| crate::data_dir::unusable(&note, &error))?;
+    tokio::spawn(runs.clone().keep_house(keep));
     ready(&sessions.new_link());
     let streams_end = CancellationToken::new();
     let api = api::Api { runs: runs.clone(), sessions, examine, stop: streams_end.clone() };
@@ -141,6 +143,7 @@ pub(crate) fn open_store(folder: &Path) -> Result<store::Store, SetupError> {
             store::StoreError::OldSqlite(_) => "build it with the SQLite that it brings",
             store::StoreError::Unusable { .. }
             | store::StoreError::Failed(_)
+            | store::StoreError::Removed(_)
             | store::StoreError::Contradicts(_)
             | store::StoreError::Unreadable(_) => {
                 "move that file away to begin a new history, or name another folder with --data-dir"

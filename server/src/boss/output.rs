@@ -8,6 +8,7 @@ use common::{Mark, OutputMark, RunNumber, StepId, Stream};
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, Write as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use tokio::sync::watch;
@@ -87,6 +88,47 @@ impl Outputs {
         }
         let size_bytes = std::fs::metadata(self.path(id))?.len();
         Ok(watch::channel(Progress { size_bytes, ended: true }).1)
+    }
+}
+
+/// What becomes of the outputs of runs that have ended. All of this waits for the disk.
+impl Outputs {
+    /// What a run's output takes on the disk: whole blocks, also for a small file.
+    pub(crate) fn size_bytes(&self, run: RunNumber) -> io::Result<u64> {
+        let entries = match std::fs::read_dir(self.folder.join(run.to_string())) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
+            entries => entries?,
+        };
+        let mut size_bytes = 0;
+        for entry in entries {
+            let meta = entry?.metadata()?;
+            size_bytes += meta.len().max(meta.blocks() * 512);
+        }
+        Ok(size_bytes)
+    }
+
+    /// Removes the whole output of a run. Who reads it right now may go on.
+    pub(crate) fn remove(&self, run: RunNumber) -> io::Result<()> {
+        match std::fs::remove_dir_all(self.folder.join(run.to_string())) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            removed => removed,
+        }
+    }
+
+    /// The runs that there is output of.
+    pub(crate) fn runs(&self) -> io::Result<Vec<RunNumber>> {
+        let entries = match std::fs::read_dir(&self.folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries?,
+        };
+        let mut runs = Vec::new();
+        for entry in entries {
+            // Anything else is not ours.
+            if let Some(number) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) {
+                runs.push(RunNumber(number));
+            }
+        }
+        Ok(runs)
     }
 }
 

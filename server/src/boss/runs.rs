@@ -4,6 +4,7 @@
 mod attempt;
 mod clock;
 mod drive;
+mod keep;
 mod log;
 mod orphans;
 mod replay;
@@ -25,9 +26,10 @@ use tokio_util::task::TaskTracker;
 
 use super::output::{Output, Outputs, Stored};
 use super::pipedef::{Code, Python};
-use super::store::{Store, StoreError, StoredCode};
+use super::store::{Standing, Store, StoreError, StoredCode};
 use super::worker_client::WorkerClient;
 use super::workers::Workers;
+pub(crate) use keep::Keep;
 use log::Log;
 pub(crate) use log::LogError;
 pub(crate) use log::now_ms;
@@ -44,15 +46,35 @@ pub(crate) enum RunsError {
     Pipedef(Problem),
     #[error("there is no run {0}")]
     NoSuchRun(RunNumber),
+    #[error("run {0} was removed: it was the oldest, and only so much is kept")]
+    Removed(RunNumber),
     /// The run is not in the state that this needs.
     #[error("{}", .0.error)]
     NotNow(Problem),
     #[error("the boss is shutting down")]
     ShuttingDown,
     #[error(transparent)]
-    Store(#[from] StoreError),
+    Store(StoreError),
     #[error(transparent)]
-    Log(#[from] LogError),
+    Log(LogError),
+}
+
+impl From<StoreError> for RunsError {
+    fn from(error: StoreError) -> RunsError {
+        match error {
+            StoreError::Removed(run) => RunsError::Removed(run),
+            error => RunsError::Store(error),
+        }
+    }
+}
+
+impl From<LogError> for RunsError {
+    fn from(error: LogError) -> RunsError {
+        match error {
+            LogError::Store(error @ StoreError::Removed(_)) => error.into(),
+            error => RunsError::Log(error),
+        }
+    }
 }
 
 /// A handle on all runs; clones share them.
@@ -240,8 +262,10 @@ impl Runs {
         if let Some(run) = self.all.find_live(number) {
             return Ok(run.log.state().await);
         }
+        let state = self.all.replay(number).await?;
+        // Asked afterwards: what is there now was there whole.
         self.exists(number).await?;
-        Ok(self.all.replay(number).await?)
+        Ok(state)
     }
 
     pub(crate) async fn page(&self, before: Option<RunNumber>, limit: usize) -> Result<Page, RunsError> {
@@ -249,7 +273,11 @@ impl Runs {
     }
 
     pub(crate) async fn exists(&self, number: RunNumber) -> Result<(), RunsError> {
-        if self.all.store.exists(number).await? { Ok(()) } else { Err(RunsError::NoSuchRun(number)) }
+        match self.all.store.standing(number).await? {
+            Standing::Here => Ok(()),
+            Standing::Removed => Err(RunsError::Removed(number)),
+            Standing::Unknown => Err(RunsError::NoSuchRun(number)),
+        }
     }
 
     pub(crate) fn store(&self) -> &Store {

@@ -1,6 +1,8 @@
 //! The only SQL: what happened in each run, and who may look. Every change is committed, and on disk, before
 //! anybody is told of it.
 
+mod keep;
+
 use common::{Page, RunEvent, RunKey, RunNumber, RunSummary, Seq, StepId};
 use rusqlite::{Connection, OptionalExtension as _, TransactionBehavior, params};
 use std::collections::BTreeMap;
@@ -8,8 +10,18 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+pub(crate) use keep::Standing;
+
 /// Applied in order by `PRAGMA user_version`; never edited once released.
-const STEPS: &[&str] = &[include_str!("store/0001_runs.sql"), include_str!("store/0002_replay.sql")];
+const STEPS: &[&str] = &[
+    include_str!("store/0001_runs.sql"),
+    include_str!("store/0002_replay.sql"),
+    include_str!("store/0003_retention.sql"),
+];
+
+/// Changes of runs are counted, and their removals with them: no number comes twice.
+const NEXT_CHANGE: &str = "SELECT 1 + max((SELECT coalesce(max(changed), 0) FROM run),
+     (SELECT coalesce(max(changed), 0) FROM removed_run))";
 
 /// Before this version, SQLite's write-ahead log could be reset under a writer and lose a commit.
 const OLDEST_SQLITE: i32 = 3_051_003;
@@ -29,6 +41,9 @@ pub(crate) enum StoreError {
     NotCopied { path: PathBuf, source: std::io::Error },
     #[error("the store failed: {0}")]
     Failed(#[from] rusqlite::Error),
+    /// Its events are not there any more, so none can follow.
+    #[error("run {0} was removed")]
+    Removed(RunNumber),
     #[error("the store holds what cannot be: {0}")]
     Contradicts(String),
     #[error("the store holds what this bettertest cannot read: {0}")]
@@ -41,6 +56,14 @@ pub(crate) struct Orphan {
     pub(crate) step: StepId,
     pub(crate) worker: String,
     pub(crate) since_ms: u64,
+}
+
+/// What followers of lists are told of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Change {
+    /// A run started or ended: its RunSummary, as JSON.
+    Run(String),
+    Removed(RunNumber),
 }
 
 /// What a run executes: its pipedef, the texts, and the interpreter that discovery ran in.
@@ -125,9 +148,11 @@ impl Store {
     ) -> Result<RunNumber, StoreError> {
         self.with(move |connection| {
             let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-            let insert = "INSERT INTO run (key, state, summary, changed, pipedef, python)
-                 VALUES (?1, 'running', '', (SELECT coalesce(max(changed), 0) + 1 FROM run), ?2, ?3)";
-            transaction.execute(insert, params![key.as_str(), code.pipedef, code.python])?;
+            let insert = format!(
+                "INSERT INTO run (key, state, summary, changed, pipedef, python)
+                 VALUES (?1, 'running', '', ({NEXT_CHANGE}), ?2, ?3)"
+            );
+            transaction.execute(&insert, params![key.as_str(), code.pipedef, code.python])?;
             let number = RunNumber(transaction.last_insert_rowid() as u64);
             let (events, summary) = events(number);
             for event in &events {
@@ -178,14 +203,6 @@ impl Store {
                 Ok((Seq(row.get(0)?), row.get::<_, String>(1)?))
             })?;
             Ok(rows.collect::<Result<_, _>>()?)
-        })
-        .await
-    }
-
-    pub(crate) async fn exists(&self, run: RunNumber) -> Result<bool, StoreError> {
-        self.with(move |connection| {
-            let select = "SELECT 1 FROM run WHERE number = ?1";
-            Ok(connection.query_row(select, params![run.0], |_| Ok(())).optional()?.is_some())
         })
         .await
     }
@@ -274,8 +291,7 @@ impl Store {
     /// A page of runs, newest first, older than `before`.
     pub(crate) async fn page(&self, before: Option<RunNumber>, limit: usize) -> Result<Page, StoreError> {
         self.with(move |connection| {
-            let select = "SELECT summary FROM run WHERE number < ?1 ORDER BY number DESC LIMIT ?2";
-            let mut statement = connection.prepare_cached(select)?;
+            let mut statement = connection.prepare_cached(PAGE)?;
             let before = before.map_or(i64::MAX as u64, |run| run.0);
             let rows = statement.query_map(params![before, limit + 1], |row| row.get::<_, String>(0))?;
             let mut runs = Vec::new();
@@ -290,25 +306,31 @@ impl Store {
         .await
     }
 
-    /// The summaries of runs that started or ended after the change `after`, each with its change's number.
+    /// What changed after the change `after`, each with its number.
     pub(crate) async fn changed_after(
         &self,
         after: u64,
         limit: usize,
-    ) -> Result<Vec<(u64, String)>, StoreError> {
+    ) -> Result<Vec<(u64, Change)>, StoreError> {
         self.with(move |connection| {
-            let select = "SELECT changed, summary FROM run WHERE changed > ?1 ORDER BY changed LIMIT ?2";
-            let mut statement = connection.prepare_cached(select)?;
-            let rows = statement.query_map(params![after, limit], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            let mut statement = connection.prepare_cached(CHANGED)?;
+            let rows = statement.query_map(params![after, limit], |row| {
+                let removed: Option<u64> = row.get(2)?;
+                let change = match removed {
+                    Some(run) => Change::Removed(RunNumber(run)),
+                    None => Change::Run(row.get(1)?),
+                };
+                Ok((row.get(0)?, change))
+            })?;
             Ok(rows.collect::<Result<_, _>>()?)
         })
         .await
     }
 
-    /// The number of the latest change of any run.
+    /// The number of the latest change.
     pub(crate) async fn latest_change(&self) -> Result<u64, StoreError> {
         self.with(|connection| {
-            Ok(connection.query_row("SELECT coalesce(max(changed), 0) FROM run", [], |row| row.get(0))?)
+            Ok(connection.query_row(&format!("SELECT ({NEXT_CHANGE}) - 1"), [], |row| row.get(0))?)
         })
         .await
     }
@@ -345,6 +367,11 @@ impl Store {
         .await
     }
 }
+
+const PAGE: &str = "SELECT summary FROM run WHERE number < ?1 AND removing = 0 ORDER BY number DESC LIMIT ?2";
+
+const CHANGED: &str = "SELECT changed, summary, NULL FROM run WHERE changed > ?1 AND removing = 0
+     UNION ALL SELECT changed, NULL, run FROM removed_run WHERE changed > ?1 ORDER BY changed LIMIT ?2";
 
 /// Brings a store to this version, in one transaction, after a copy of it was made beside it.
 fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
@@ -385,12 +412,17 @@ fn append_now(
     summary: Option<&RunSummary>,
 ) -> Result<(), StoreError> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    insert_event(&transaction, run, event)?;
     if let Some(summary) = summary {
-        let update = "UPDATE run SET state = ?2, summary = ?3,
-             changed = (SELECT max(changed) + 1 FROM run) WHERE number = ?1";
-        transaction.execute(update, params![run.0, summary.state, serde_json::to_string(summary)?])?;
+        let update = format!(
+            "UPDATE run SET state = ?2, summary = ?3, size_bytes = NULL, changed = ({NEXT_CHANGE})
+             WHERE number = ?1 AND removing = 0"
+        );
+        let json = serde_json::to_string(summary)?;
+        if transaction.execute(&update, params![run.0, summary.state, json])? == 0 {
+            return Err(StoreError::Removed(run));
+        }
     }
+    insert_event(&transaction, run, event)?;
     Ok(transaction.commit()?)
 }
 

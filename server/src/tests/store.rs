@@ -6,7 +6,7 @@ use common::{
 };
 use rusqlite::Connection;
 
-use crate::boss::{Store, StoreError, StoredCode};
+use crate::boss::{Change, Standing, Store, StoreError, StoredCode};
 
 /// A run of some skipped tasks.
 async fn some_run(store: &Store, tasks: usize) -> (RunNumber, RunKey) {
@@ -81,16 +81,20 @@ async fn events_and_lists_survive_a_reopening() {
     let page = store.page(page.next, 1).await.unwrap();
     assert_eq!((page.runs[0].run, page.next), (first, None));
     assert_eq!(page.runs[0].verdict, None);
-    assert!(!store.exists(RunNumber(3)).await.unwrap());
+    assert_eq!(store.standing(RunNumber(3)).await.unwrap(), Standing::Unknown);
+    assert_eq!(store.standing(second).await.unwrap(), Standing::Here);
     assert_eq!(store.pipedef(first).await.unwrap().files["/p/pipedef.py"], "text");
 }
 
-/// What a bettertest of schema 1 wrote, with runs in it.
-fn schema_1(path: &std::path::Path, runs: usize) {
+/// What a bettertest of this schema wrote, with runs in it.
+fn old_store(path: &std::path::Path, schema: usize, runs: usize) {
     let connection = Connection::open(path).unwrap();
     connection.pragma_update(None, "journal_mode", "wal").unwrap();
-    connection.execute_batch(include_str!("../boss/store/0001_runs.sql")).unwrap();
-    connection.pragma_update(None, "user_version", 1).unwrap();
+    let steps = [include_str!("../boss/store/0001_runs.sql"), include_str!("../boss/store/0002_replay.sql")];
+    for step in &steps[..schema] {
+        connection.execute_batch(step).unwrap();
+    }
+    connection.pragma_update(None, "user_version", schema).unwrap();
     for number in 1..=runs {
         let key = RunKey::from_random(number as u128);
         let run = RunNumber(number as u64);
@@ -129,7 +133,7 @@ fn integrity(path: &std::path::Path) -> (String, usize, usize) {
 async fn a_filled_store_is_copied_and_then_brought_to_this_version() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("runs.sqlite");
-    schema_1(&path, 500);
+    old_store(&path, 1, 500);
     // As a crash in the middle of a copy leaves it.
     std::fs::write(folder.path().join("runs.sqlite.1.draft"), "half").unwrap();
     let store = Store::open(&path).unwrap();
@@ -138,7 +142,7 @@ async fn a_filled_store_is_copied_and_then_brought_to_this_version() {
     assert_eq!(store.pipedef(RunNumber(500)).await.unwrap().python, None);
     some_run(&store, 1).await;
     drop(store);
-    assert_eq!(integrity(&path), ("ok".to_owned(), 2, 501));
+    assert_eq!(integrity(&path), ("ok".to_owned(), 3, 501));
     assert_eq!(integrity(&folder.path().join("runs.sqlite.1")), ("ok".to_owned(), 1, 500));
     assert!(!folder.path().join("runs.sqlite.1.draft").exists());
     // And only once.
@@ -151,13 +155,56 @@ async fn a_filled_store_is_copied_and_then_brought_to_this_version() {
 async fn several_that_start_at_once_migrate_once() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("runs.sqlite");
-    schema_1(&path, 50);
+    old_store(&path, 2, 50);
     std::thread::scope(|scope| {
         for _ in 0..8 {
             scope.spawn(|| drop(Store::open(&path).unwrap()));
         }
     });
-    assert_eq!(integrity(&path), ("ok".to_owned(), 2, 50));
+    assert_eq!(integrity(&path), ("ok".to_owned(), 3, 50));
+}
+
+/// The run's last event; where `again`, the first of a re-run after it.
+async fn append(store: &Store, run: RunNumber, seq: u64, again: bool) -> Result<(), StoreError> {
+    let mut state = RunState::default();
+    for (_, json) in store.events_after(run, Seq(0), 100).await? {
+        state.apply(&serde_json::from_str(&json)?).unwrap();
+    }
+    let ended = RunFact::RunEnded { verdict: state.verdict_now() };
+    let fact = if again { RunFact::RerunStarted { only: vec![TaskId::new("One", "t0")] } } else { ended };
+    let event = RunEvent { seq: Seq(seq), at_ms: 8, fact };
+    state.apply(&event).unwrap();
+    store.append(run, event, Some(RunSummary::of(&state))).await
+}
+
+#[tokio::test]
+async fn a_run_that_runs_again_is_not_removed_and_one_that_is_removed_does_not_run_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(&folder.path().join("runs.sqlite")).unwrap();
+    let (first, _) = some_run(&store, 1).await;
+    let (second, _) = some_run(&store, 1).await;
+    assert!(!store.begin_removal(first).await.unwrap(), "it runs");
+    append(&store, first, 3, false).await.unwrap();
+    append(&store, second, 3, false).await.unwrap();
+    append(&store, first, 4, true).await.unwrap();
+    assert!(!store.begin_removal(first).await.unwrap(), "it runs again");
+    assert!(store.begin_removal(second).await.unwrap());
+    assert!(!store.begin_removal(second).await.unwrap(), "only one removes it");
+    let refused = append(&store, second, 4, true).await.unwrap_err();
+    assert!(matches!(refused, StoreError::Removed(run) if run == second), "{refused}");
+    assert_eq!(store.events_after(second, Seq(3), 9).await.unwrap(), []);
+
+    // It was the latest to change, and numbers and changes still count on from there.
+    let latest = store.latest_change().await.unwrap();
+    store.end_removal(second).await.unwrap();
+    store.end_removal(first).await.unwrap();
+    assert_eq!(store.standing(second).await.unwrap(), Standing::Removed);
+    assert_eq!(store.standing(first).await.unwrap(), Standing::Here);
+    let (third, _) = some_run(&store, 1).await;
+    assert_eq!(third, RunNumber(3));
+    assert_eq!(store.latest_change().await.unwrap(), latest + 1);
+    let changes = store.changed_after(latest - 1, 9).await.unwrap();
+    assert!(matches!(changes[..], [(_, Change::Removed(run)), (_, Change::Run(_))] if run == second));
 }
 
 #[tokio::test]

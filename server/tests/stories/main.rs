@@ -13,6 +13,7 @@ mod codes;
 mod command;
 mod disk;
 mod doctor;
+mod history;
 mod looks;
 mod network;
 mod odd_workers;

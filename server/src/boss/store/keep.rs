@@ -1,0 +1,173 @@
+//! The SQL of retention: what the history takes, which run is the next to go, and its removal in small steps. A run
+//! is first taken from all lists, in one transaction; a crash at any time after it leaves the rest to the next pass.
+
+use common::{RunNumber, RunSummary, Seq};
+use rusqlite::{OptionalExtension as _, TransactionBehavior, params};
+
+use super::{NEXT_CHANGE, Store, StoreError};
+
+/// Those who follow lists and were away for more removals than these read the list anew.
+const REMOVALS_TOLD: u64 = 1000;
+
+/// So many events go in one transaction: a few milliseconds, in which nobody else can write.
+const EVENTS_AT_ONCE: u64 = 1000;
+
+/// What the history takes, and which run would be the first to go.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Holding {
+    pub(crate) runs: u64,
+    pub(crate) bytes: u64,
+    /// The run that was the first to end, and when. None where there is no other: the last one stays.
+    pub(crate) oldest: Option<(RunNumber, u64)>,
+}
+
+/// What is known of a number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Standing {
+    Here,
+    /// There was such a run. Numbers are never used again.
+    Removed,
+    Unknown,
+}
+
+impl Store {
+    pub(crate) async fn standing(&self, run: RunNumber) -> Result<Standing, StoreError> {
+        self.with(move |connection| {
+            let select = "SELECT removing FROM run WHERE number = ?1";
+            match connection.query_row(select, params![run.0], |row| row.get::<_, bool>(0)).optional()? {
+                Some(false) => return Ok(Standing::Here),
+                Some(true) => return Ok(Standing::Removed),
+                None => {}
+            }
+            let select = "SELECT seq FROM sqlite_sequence WHERE name = 'run'";
+            let latest: Option<u64> = connection.query_row(select, [], |row| row.get(0)).optional()?;
+            let was_there = run.0 > 0 && latest.is_some_and(|latest| run.0 <= latest);
+            Ok(if was_there { Standing::Removed } else { Standing::Unknown })
+        })
+        .await
+    }
+
+    pub(crate) async fn holding(&self) -> Result<Holding, StoreError> {
+        self.with(|connection| {
+            let select = "SELECT count(*), coalesce(sum(size_bytes), 0) FROM run WHERE removing = 0";
+            let (runs, bytes) = connection.query_row(select, [], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            let mut statement = connection.prepare_cached(OLDEST)?;
+            let rows = statement.query_map([], |row| row.get::<_, String>(0))?;
+            let ended = rows.collect::<Result<Vec<_>, _>>()?;
+            let oldest = match &ended[..] {
+                [oldest, _] => {
+                    let summary: RunSummary = serde_json::from_str(oldest)?;
+                    Some((summary.run, summary.ended_at_ms.unwrap_or(summary.started_at_ms)))
+                }
+                _ => None,
+            };
+            Ok(Holding { runs, bytes, oldest })
+        })
+        .await
+    }
+
+    /// Some runs that have ended and were not measured since.
+    pub(crate) async fn unmeasured(&self) -> Result<Vec<RunNumber>, StoreError> {
+        self.with(|connection| {
+            // The plus keeps SQLite from walking through all that have ended.
+            let select = "SELECT number FROM run
+                 WHERE removing = 0 AND size_bytes IS NULL AND +state = 'ended' LIMIT 100";
+            let mut statement = connection.prepare_cached(select)?;
+            let rows = statement.query_map([], |row| row.get(0).map(RunNumber))?;
+            Ok(rows.collect::<Result<_, _>>()?)
+        })
+        .await
+    }
+
+    /// Records what an ended run takes: its output, measured by the caller, and what stands here.
+    pub(crate) async fn measured(&self, run: RunNumber, output_bytes: u64) -> Result<(), StoreError> {
+        self.with(move |connection| {
+            let update = "UPDATE run SET size_bytes = ?2
+                 + (SELECT coalesce(sum(octet_length(event)), 0) FROM event WHERE run = ?1)
+                 + (SELECT coalesce(sum(octet_length(text)), 0) FROM pipedef_file WHERE run = ?1)
+                 WHERE number = ?1 AND state = 'ended'";
+            connection.execute(update, params![run.0, output_bytes])?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Takes an ended run from all lists, for good. False where it has not ended, or goes on: whichever of this and
+    /// the first event of a re-run is committed first keeps the other out, in whatever process.
+    pub(crate) async fn begin_removal(&self, run: RunNumber) -> Result<bool, StoreError> {
+        self.with(move |connection| {
+            let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let update = "UPDATE run SET removing = 1 WHERE number = ?1 AND state = 'ended' AND removing = 0";
+            if transaction.execute(update, params![run.0])? == 0 {
+                return Ok(false);
+            }
+            let insert = format!("INSERT INTO removed_run (changed, run) VALUES (({NEXT_CHANGE}), ?1)");
+            transaction.execute(&insert, params![run.0])?;
+            let trim = "DELETE FROM removed_run WHERE changed <=
+                 (SELECT changed FROM removed_run ORDER BY changed DESC LIMIT 1 OFFSET ?1)";
+            transaction.execute(trim, params![REMOVALS_TOLD])?;
+            transaction.commit()?;
+            Ok(true)
+        })
+        .await
+    }
+
+    /// Runs whose removal has begun.
+    pub(crate) async fn being_removed(&self) -> Result<Vec<RunNumber>, StoreError> {
+        self.with(|connection| {
+            let mut statement = connection.prepare_cached("SELECT number FROM run WHERE removing = 1")?;
+            let rows = statement.query_map([], |row| row.get(0).map(RunNumber))?;
+            Ok(rows.collect::<Result<_, _>>()?)
+        })
+        .await
+    }
+
+    /// Removes what stands here of a run whose removal has begun. Its output has to be gone before.
+    pub(crate) async fn end_removal(&self, run: RunNumber) -> Result<(), StoreError> {
+        if !self.being_removed().await?.contains(&run) {
+            return Ok(());
+        }
+        let mut to = Seq(EVENTS_AT_ONCE);
+        while self.remove_events(run, to).await? {
+            to.0 += EVENTS_AT_ONCE;
+        }
+        self.with(move |connection| {
+            let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            for table in ["pipedef_file", "imported_file"] {
+                transaction.execute(&format!("DELETE FROM {table} WHERE run = ?1"), params![run.0])?;
+            }
+            transaction.execute("DELETE FROM run WHERE number = ?1 AND removing = 1", params![run.0])?;
+            Ok(transaction.commit()?)
+        })
+        .await
+    }
+
+    /// Are there more of them?
+    async fn remove_events(&self, run: RunNumber, to: Seq) -> Result<bool, StoreError> {
+        self.with(move |connection| {
+            connection.execute("DELETE FROM event WHERE run = ?1 AND seq <= ?2", params![run.0, to.0])?;
+            let more = "SELECT 1 FROM event WHERE run = ?1 LIMIT 1";
+            Ok(connection.query_row(more, params![run.0], |_| Ok(())).optional()?.is_some())
+        })
+        .await
+    }
+
+    /// Which of these numbers no run has (any more).
+    pub(crate) async fn without_a_run(&self, numbers: Vec<RunNumber>) -> Result<Vec<RunNumber>, StoreError> {
+        self.with(move |connection| {
+            let mut statement = connection.prepare_cached("SELECT 1 FROM run WHERE number = ?1")?;
+            let mut without = Vec::new();
+            for number in numbers {
+                if !statement.exists(params![number.0])? {
+                    without.push(number);
+                }
+            }
+            Ok(without)
+        })
+        .await
+    }
+}
+
+/// Two, as the last one stays.
+const OLDEST: &str =
+    "SELECT summary FROM run WHERE state = 'ended' AND removing = 0 ORDER BY changed LIMIT 2";
