@@ -65,6 +65,15 @@ Examples:
   bettertest doctor --docker-host http://127.0.0.1:2375    with another Docker
   sudo bettertest doctor --data-dir /var/lib/bettertest    for a boss and worker of root's";
 
+const BACKUP_EXAMPLES: &str = "\
+Examples:
+  bettertest backup history.tar
+  sudo bettertest backup /srv/history.tar --data-dir /var/lib/bettertest    that of root's boss";
+
+const RESTORE_EXAMPLES: &str = "\
+Examples:
+  bettertest restore history.tar --data-dir ~/elsewhere";
+
 const COMPLETIONS_EXAMPLES: &str = "\
 Examples:
   bettertest completions bash > ~/.local/share/bash-completion/completions/bettertest
@@ -149,9 +158,15 @@ pub(crate) enum Command {
     #[command(after_long_help = MAN_EXAMPLES)]
     Man {
         /// The command whose page it is
-        #[arg(value_parser = ["run", "rerun", "open", "doctor", "completions", "man"])]
+        #[arg(value_parser = ["run", "rerun", "open", "doctor", "backup", "restore", "completions", "man"])]
         command: Option<String>,
     },
+    /// Write the history of the boss on this machine, which may run, to one file
+    #[command(after_long_help = BACKUP_EXAMPLES)]
+    Backup(BackupArgs),
+    /// Make the history in a backup that of a data directory which has none
+    #[command(after_long_help = RESTORE_EXAMPLES)]
+    Restore(BackupArgs),
 }
 
 #[derive(Debug, Args)]
@@ -251,6 +266,15 @@ pub(crate) struct DoctorArgs {
 #[derive(Debug, Args)]
 pub(crate) struct OpenArgs {
     /// The data directory of that boss
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BackupArgs {
+    /// The backup
+    pub(crate) file: PathBuf,
+    /// The data directory of the boss [default: ~/.local/share/bettertest, of root /var/lib/bettertest]
     #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
 }

@@ -1,6 +1,8 @@
 //! `bettertest`: runs a project's tests in containers, and shows the verdict live.
 
+mod archive;
 mod auth;
+mod backup_command;
 mod boss;
 mod checkup;
 mod cli;
@@ -84,6 +86,14 @@ async fn dispatch(cli: Cli) -> Result<u8, SetupError> {
         }
         Some(Command::Man { command }) => {
             say::out(&cli::manual(command.as_deref()));
+            Ok(0)
+        }
+        Some(Command::Backup(args)) => {
+            say::out(&backup_command::backup(args.file, open_data(args.data_dir)?).await?);
+            Ok(0)
+        }
+        Some(Command::Restore(args)) => {
+            say::out(&backup_command::restore(args.file, open_data(args.data_dir)?).await?);
             Ok(0)
         }
         None if cli.serve.worker => worker(cli.serve).await.map(|()| 0),

@@ -77,6 +77,7 @@ impl From<RunsError> for Refusal {
                 error.to_string(),
                 "GET /api/runs lists what there is; --keep-runs, --keep-days and --keep-bytes say how much is kept",
             ),
+            RunsError::Store(error) if error.is_damage() => damaged(&error),
             RunsError::Store(StoreError::Failed(error)) => not_recorded(&error.to_string()),
             RunsError::Store(error) => Refusal::internal(&error.into()),
             RunsError::Log(error @ (LogError::Store(_) | LogError::BrokenOff)) => {
@@ -92,6 +93,15 @@ fn not_recorded(why: &str) -> Refusal {
         StatusCode::SERVICE_UNAVAILABLE,
         format!("it cannot be recorded now: {why}"),
         "is the disk of the boss's data directory full? Runs go on by themselves when it is not",
+    )
+}
+
+fn damaged(error: &StoreError) -> Refusal {
+    tracing::error!("the store is damaged: {error}");
+    Refusal::new(
+        StatusCode::INTERNAL_SERVER_ERROR,
+        format!("the history is damaged here: {error}"),
+        "stop the boss, move its folder away and restore a backup: bettertest restore FILE",
     )
 }
 

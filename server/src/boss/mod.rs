@@ -29,13 +29,14 @@ pub(crate) use api::{NewLink, Told, run_events};
 pub(crate) use output::OutputId;
 pub(crate) use pipedef::{Code, Python, project_of, which_python};
 pub(crate) use runs::{Keep, Runs, RunsError};
+pub(crate) use store::{StoreCopy, StoreError, Whole, how_whole};
 pub(crate) use worker_client::{Probe, WorkerClient};
 pub(crate) use workers::{WorkerAddress, Workers, is_loopback};
 
 #[cfg(test)]
 pub(crate) use {
     pipedef::{Answer, Order, Say},
-    store::{Change, Standing, Store, StoreError, StoredCode},
+    store::{Change, Standing, Store, StoredCode},
 };
 
 /// Looks at what is missing on this machine. The boss serves it, and does not know how it is found out.
@@ -61,6 +62,7 @@ pub(crate) async fn serve(
     let token = Token::of(&data)?;
     let workers = Workers::new(Some(&token), data.path())?;
     refuse_emptied(&held.path)?;
+    refuse_damaged(&held.path).await?;
     let store = open_store(&held.path)?;
     let runs = runs_in(&held.path, pipedef, store.clone(), workers, &data)?;
     let listener = http::listen(listen).await?;
@@ -70,10 +72,10 @@ pub(crate) async fn serve(
     runs.resume().await.map_err(|error| {
         SetupError::new(
             format!("the runs in {} cannot be read: {error}", held.path.display()),
-            "put a copy of that folder's runs.sqlite back, or move it away to begin a new history",
+            restore_hint(&held.path),
         )
     })?;
-    let sessions = sessions::Sessions::new(token, store, address, &public_urls);
+    let sessions = sessions::Sessions::new(token, store.clone(), address, &public_urls);
     let note = held.path.join("address");
     std::fs::write(&note, format!("{}\n", sessions::reachable(address)))
         .map_err(|error| crate::data_dir::unusable(&note, &error))?;
@@ -87,6 +89,9 @@ pub(crate) async fn serve(
     streams_end.cancel();
     let served = server.await;
     runs.hand_over().await;
+    if let Err(error) = store.settle().await {
+        tracing::warn!("the store is looked through at the next start: {error}");
+    }
     // The kernel lets go of it, once nothing of this process can write any more.
     std::mem::forget(held);
     served.map_err(|error| SetupError::new(format!("the server panicked: {error}"), "please report this"))
@@ -124,10 +129,42 @@ fn refuse_emptied(folder: &Path) -> Result<(), SetupError> {
     match std::fs::metadata(&path) {
         Ok(meta) if meta.is_file() && meta.len() == 0 => Err(SetupError::new(
             format!("{} is empty: the history that it held is gone", path.display()),
-            "put a copy of it back, or remove it to begin a new history",
+            restore_hint(folder),
         )),
         Ok(_) | Err(_) => Ok(()),
     }
+}
+
+/// After a stop that was none, a disk may have made something else of a page. Better nobody begins than that some find
+/// it out, run by run.
+async fn refuse_damaged(folder: &Path) -> Result<(), SetupError> {
+    let (path, log) = (folder.join("runs.sqlite"), folder.join("runs.sqlite-wal"));
+    // A boss that was told to stop leaves nothing there.
+    if !std::fs::metadata(log).is_ok_and(|log| log.len() > 0) {
+        return Ok(());
+    }
+    let looked = tokio::task::spawn_blocking({
+        let path = path.clone();
+        move || how_whole(&path, Whole::Tables)
+    });
+    match looked.await.unwrap_or_else(|panicked| std::panic::resume_unwind(panicked.into_panic())) {
+        Ok(None) => Ok(()),
+        Ok(Some(what)) => Err(damaged(&path, &what)),
+        Err(error) => Err(SetupError::new(error.to_string(), restore_hint(folder))),
+    }
+}
+
+fn damaged(path: &Path, what: &str) -> SetupError {
+    let folder = path.parent().unwrap_or(path);
+    SetupError::new(format!("{} is damaged: {what}", path.display()), restore_hint(folder))
+}
+
+/// `folder` is that of the store.
+fn restore_hint(folder: &Path) -> String {
+    format!(
+        "move {} away; then bettertest restore FILE puts a backup there, or a new history begins",
+        folder.display()
+    )
 }
 
 /// Opens the store of a boss, or of the local runs of a project.
@@ -135,11 +172,15 @@ pub(crate) fn open_store(folder: &Path) -> Result<store::Store, SetupError> {
     make_folder(folder)?;
     let path = folder.join("runs.sqlite");
     store::Store::open(&path).map_err(|error| {
+        if error.is_damage() {
+            return damaged(&path, &error.to_string());
+        }
         let hint = match &error {
             store::StoreError::Newer { .. } => "use the newer bettertest again, or another --data-dir",
             store::StoreError::NotCopied { .. } => {
                 "make room on that disk, or name another folder with --data-dir"
             }
+            store::StoreError::OtherSchema { .. } => "use the bettertest that wrote it",
             store::StoreError::OldSqlite(_) => "build it with the SQLite that it brings",
             store::StoreError::Unusable { .. }
             | store::StoreError::Failed(_)
@@ -151,6 +192,18 @@ pub(crate) fn open_store(folder: &Path) -> Result<store::Store, SetupError> {
         };
         SetupError::new(error.to_string(), hint)
     })
+}
+
+/// Makes the store in `folder`, which was just read from a backup, a history of its own, in which nothing runs.
+pub(crate) async fn make_restored(folder: &Path, data: &DataDir) -> Result<(), SetupError> {
+    let failed = |error: RunsError| {
+        SetupError::new(format!("the history cannot be restored: {error}"), "take another backup")
+    };
+    let store = open_store(folder)?;
+    store.become_another().await.map_err(|error| failed(error.into()))?;
+    let runs = runs_in(folder, PathBuf::new(), store, Workers::new(None, data.path())?, data)?;
+    runs.end_restored().await.map_err(failed)?;
+    runs.store().settle().await.map_err(|error| failed(error.into()))
 }
 
 /// All runs of a store in `folder`.

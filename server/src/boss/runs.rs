@@ -324,6 +324,15 @@ impl Runs {
         self.all.end_abandoned(number, reason).await
     }
 
+    /// Ends every run that a restored history has as running. Their steps may be another boss's: nobody is told.
+    pub(crate) async fn end_restored(&self) -> Result<(), RunsError> {
+        for (number, _) in self.unended().await? {
+            let what = "this history was restored from a backup that was made while this ran";
+            self.all.end_as(number, Reason::BossRestart, what).await?;
+        }
+        Ok(())
+    }
+
     /// Begins no run any more, and waits for the ends of those that there are.
     pub(crate) async fn drain(&self) {
         self.all.draining.store(true, Ordering::SeqCst);

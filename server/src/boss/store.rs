@@ -1,6 +1,7 @@
 //! The only SQL: what happened in each run, and who may look. Every change is committed, and on disk, before
 //! anybody is told of it.
 
+mod copy;
 mod keep;
 
 use common::{Page, RunEvent, RunKey, RunNumber, RunSummary, Seq, StepId};
@@ -10,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+pub(crate) use copy::{StoreCopy, Whole, how_whole};
 pub(crate) use keep::Standing;
 
 /// Applied in order by `PRAGMA user_version`; never edited once released.
@@ -26,6 +28,9 @@ const NEXT_CHANGE: &str = "SELECT 1 + max((SELECT coalesce(max(changed), 0) FROM
 /// Before this version, SQLite's write-ahead log could be reset under a writer and lose a commit.
 const OLDEST_SQLITE: i32 = 3_051_003;
 
+/// So long a transaction waits for one of another process.
+const BUSY: Duration = Duration::from_secs(5);
+
 /// Enough for the ends of thousands of tasks.
 const RESERVE_BYTES: i64 = 16 * 1024 * 1024;
 
@@ -33,6 +38,8 @@ const RESERVE_BYTES: i64 = 16 * 1024 * 1024;
 pub(crate) enum StoreError {
     #[error("{path} was written by a newer bettertest (schema {found}, this one knows {known})")]
     Newer { path: PathBuf, found: usize, known: usize },
+    #[error("{path} has schema {found}, and this bettertest copies schema {known} only")]
+    OtherSchema { path: PathBuf, found: usize, known: usize },
     #[error("the SQLite in this binary is {0}, which can lose commits")]
     OldSqlite(String),
     #[error("{path} cannot be used: {source}")]
@@ -90,7 +97,7 @@ impl Store {
         }
         let unusable = |source| StoreError::Unusable { path: path.to_owned(), source };
         let mut connection = Connection::open(path).map_err(unusable)?;
-        connection.busy_timeout(Duration::from_secs(5))?;
+        connection.busy_timeout(BUSY)?;
         let found: usize =
             connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(unusable)?;
         if found > STEPS.len() {
@@ -112,6 +119,12 @@ impl Store {
         if let Ok(Err(error)) = kept {
             tracing::warn!("no space can be set aside for when the disk is full: {error}");
         }
+    }
+
+    /// Brings everything into the one file, so that the next start need not look through it.
+    pub(crate) async fn settle(&self) -> Result<(), StoreError> {
+        self.with(|connection| Ok(connection.query_row("PRAGMA wal_checkpoint(truncate)", [], |_| Ok(()))?))
+            .await
     }
 
     /// Can anything be recorded? Writes what stands there already.
@@ -197,8 +210,7 @@ impl Store {
         limit: usize,
     ) -> Result<Vec<(Seq, String)>, StoreError> {
         self.with(move |connection| {
-            let select = "SELECT seq, event FROM event WHERE run = ?1 AND seq > ?2 ORDER BY seq LIMIT ?3";
-            let mut statement = connection.prepare_cached(select)?;
+            let mut statement = connection.prepare_cached(EVENTS)?;
             let rows = statement.query_map(params![run.0, seq.0, limit], |row| {
                 Ok((Seq(row.get(0)?), row.get::<_, String>(1)?))
             })?;
@@ -210,8 +222,7 @@ impl Store {
     /// Runs that have not ended, oldest first: after a start, those that a crash has left.
     pub(crate) async fn unended(&self) -> Result<Vec<(RunNumber, RunKey)>, StoreError> {
         self.with(move |connection| {
-            let mut statement = connection
-                .prepare_cached("SELECT number, key FROM run WHERE state = 'running' ORDER BY number")?;
+            let mut statement = connection.prepare_cached(UNENDED)?;
             let rows =
                 statement.query_map([], |row| Ok((RunNumber(row.get(0)?), row.get::<_, String>(1)?)))?;
             let mut unended = Vec::new();
@@ -368,6 +379,10 @@ impl Store {
     }
 }
 
+const EVENTS: &str = "SELECT seq, event FROM event WHERE run = ?1 AND seq > ?2 ORDER BY seq LIMIT ?3";
+
+const UNENDED: &str = "SELECT number, key FROM run WHERE state = 'running' ORDER BY number";
+
 const PAGE: &str = "SELECT summary FROM run WHERE number < ?1 AND removing = 0 ORDER BY number DESC LIMIT ?2";
 
 const CHANGED: &str = "SELECT changed, summary, NULL FROM run WHERE changed > ?1 AND removing = 0
@@ -462,4 +477,37 @@ fn insert_event(connection: &Connection, run: RunNumber, event: &RunEvent) -> Re
     let mut insert = connection.prepare_cached("INSERT INTO event (run, seq, event) VALUES (?1, ?2, ?3)")?;
     insert.execute(params![run.0, event.seq.0, serde_json::to_string(event)?])?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A history of 100,000 runs is long. What is asked often has to find its place by an index, and needs no sorting.
+    #[test]
+    fn no_list_reads_the_whole_history() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("runs.sqlite");
+        drop(Store::open(&path).unwrap());
+        let store = Connection::open(path).unwrap();
+        let latest = format!("SELECT ({NEXT_CHANGE}) - 1");
+        for asked in
+            [PAGE, CHANGED, &latest, keep::OLDEST, keep::UNMEASURED, keep::BEING_REMOVED, UNENDED, EVENTS]
+        {
+            let mut statement = store.prepare(&format!("EXPLAIN QUERY PLAN {asked}")).unwrap();
+            let count = statement.parameter_count();
+            let none = std::iter::repeat_n(rusqlite::types::Value::Integer(7), count);
+            let rows = statement.query_map(rusqlite::params_from_iter(none), |row| row.get::<_, String>(3));
+            for step in rows.unwrap().map(Result::unwrap) {
+                assert!(!step.contains("SCAN run") && !step.contains("SCAN event"), "{asked}: {step}");
+                assert!(!step.contains("TEMP B-TREE"), "{asked}: {step}");
+            }
+        }
+        // Every run counts in this one; but only a narrow index is read for it.
+        let held = store
+            .prepare(&format!("EXPLAIN QUERY PLAN {}", keep::HELD))
+            .unwrap()
+            .query_row([], |row| row.get::<_, String>(3));
+        assert!(held.unwrap().contains("COVERING INDEX run_by_size"));
+    }
 }

@@ -254,3 +254,26 @@ fn a_projects_own_history_is_kept_within_limits() {
     let gone = project.command_of("rerun", &["1"]).output().unwrap();
     crate::command::refused(&gone, "run 1 was removed");
 }
+
+/// How long it takes to page through a long history: by hand, as the figures are of the machine.
+#[tokio::test]
+#[ignore = "measures"]
+async fn a_list_of_100_000_runs() {
+    let mut ci = Ci::with(QUICK).await;
+    ci.boss.signal(Signal::SIGKILL);
+    ci.boss.child.wait().unwrap();
+    fill(&store_of(ci.folder.path()), None, 100_000, 1);
+    ci.boss = boss_with(ci.folder.path(), &[]);
+    for (place, path) in
+        [("first", "/api/runs"), ("middle", "/api/runs?before=50000"), ("last", "/api/runs?before=51")]
+    {
+        let mut took = Vec::new();
+        for _ in 0..50 {
+            let began = std::time::Instant::now();
+            assert_eq!(ci.get(path).await["runs"].as_array().unwrap().len(), 50);
+            took.push(began.elapsed());
+        }
+        took.sort();
+        eprintln!("{place} page: median {:?}, slowest of 50 {:?}", took[25], took[49]);
+    }
+}

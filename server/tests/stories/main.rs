@@ -3,6 +3,7 @@
 
 mod access;
 mod assets;
+mod backup;
 mod bad_input;
 mod bad_pipedefs;
 mod boss_dies;

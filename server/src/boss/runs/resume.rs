@@ -101,6 +101,17 @@ impl All {
             return Ok(());
         }
         self.cancel_unended(&state).await?;
+        self.end_as(number, reason, "the process that ran this task was stopped or crashed").await
+    }
+
+    /// Ends a run that nobody drives, without a word to any worker.
+    pub(super) async fn end_as(
+        self: &Arc<All>,
+        number: RunNumber,
+        reason: Reason,
+        what: &str,
+    ) -> Result<(), RunsError> {
+        let state = self.replay(number).await?;
         let log = Log::new(self.store.clone(), state.clone(), self.changes.clone(), self.frozen.clone());
         for task in state.tasks() {
             let id = task.id.clone();
@@ -110,10 +121,7 @@ impl All {
                     attempt: attempt.number,
                     verdict: Verdict::Not(reason),
                     took_ms: now_ms().saturating_sub(attempt.started_at_ms),
-                    problem: Some(Problem::new(
-                        "the process that ran this task was stopped or crashed",
-                        "run it again",
-                    )),
+                    problem: Some(Problem::new(what, "run it again")),
                 },
                 (TaskState::Pending, _) => RunFact::TaskSkipped { task: id, why: SkipReason::Abandoned },
                 (TaskState::Running | TaskState::Ended(_) | TaskState::Skipped(_), _) => continue,

@@ -49,8 +49,7 @@ impl Store {
 
     pub(crate) async fn holding(&self) -> Result<Holding, StoreError> {
         self.with(|connection| {
-            let select = "SELECT count(*), coalesce(sum(size_bytes), 0) FROM run WHERE removing = 0";
-            let (runs, bytes) = connection.query_row(select, [], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            let (runs, bytes) = connection.query_row(HELD, [], |row| Ok((row.get(0)?, row.get(1)?)))?;
             let mut statement = connection.prepare_cached(OLDEST)?;
             let rows = statement.query_map([], |row| row.get::<_, String>(0))?;
             let ended = rows.collect::<Result<Vec<_>, _>>()?;
@@ -69,10 +68,7 @@ impl Store {
     /// Some runs that have ended and were not measured since.
     pub(crate) async fn unmeasured(&self) -> Result<Vec<RunNumber>, StoreError> {
         self.with(|connection| {
-            // The plus keeps SQLite from walking through all that have ended.
-            let select = "SELECT number FROM run
-                 WHERE removing = 0 AND size_bytes IS NULL AND +state = 'ended' LIMIT 100";
-            let mut statement = connection.prepare_cached(select)?;
+            let mut statement = connection.prepare_cached(UNMEASURED)?;
             let rows = statement.query_map([], |row| row.get(0).map(RunNumber))?;
             Ok(rows.collect::<Result<_, _>>()?)
         })
@@ -115,7 +111,7 @@ impl Store {
     /// Runs whose removal has begun.
     pub(crate) async fn being_removed(&self) -> Result<Vec<RunNumber>, StoreError> {
         self.with(|connection| {
-            let mut statement = connection.prepare_cached("SELECT number FROM run WHERE removing = 1")?;
+            let mut statement = connection.prepare_cached(BEING_REMOVED)?;
             let rows = statement.query_map([], |row| row.get(0).map(RunNumber))?;
             Ok(rows.collect::<Result<_, _>>()?)
         })
@@ -168,6 +164,14 @@ impl Store {
     }
 }
 
+pub(super) const HELD: &str = "SELECT count(*), coalesce(sum(size_bytes), 0) FROM run WHERE removing = 0";
+
+pub(super) const BEING_REMOVED: &str = "SELECT number FROM run WHERE removing = 1";
+
+/// The plus keeps SQLite from walking through all that have ended.
+pub(super) const UNMEASURED: &str = "SELECT number FROM run
+     WHERE removing = 0 AND size_bytes IS NULL AND +state = 'ended' LIMIT 100";
+
 /// Two, as the last one stays.
-const OLDEST: &str =
+pub(super) const OLDEST: &str =
     "SELECT summary FROM run WHERE state = 'ended' AND removing = 0 ORDER BY changed LIMIT 2";
