@@ -18,6 +18,7 @@ use socket2::TcpKeepalive;
 use std::convert::Infallible;
 use std::io::Write as _;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::CancellationToken;
@@ -153,18 +154,42 @@ pub(crate) fn sse_response(
     (headers, body).into_response()
 }
 
+/// How many streams are open now, of this process.
+pub(crate) fn sse_readers() -> u64 {
+    READERS.load(Ordering::Relaxed)
+}
+
+static READERS: AtomicU64 = AtomicU64::new(0);
+
+/// Counts a stream for as long as it lives.
+struct Counted;
+
+impl Counted {
+    fn new() -> Counted {
+        READERS.fetch_add(1, Ordering::Relaxed);
+        Counted
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        READERS.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 fn kept_alive(
     events: impl Stream<Item = Bytes> + Send + 'static,
     stop: CancellationToken,
     alive: &'static [u8],
 ) -> impl Stream<Item = Bytes> + Send {
-    futures_util::stream::unfold((Box::pin(events), stop), move |(mut events, stop)| async move {
+    let begin = (Box::pin(events), stop, Counted::new());
+    futures_util::stream::unfold(begin, move |(mut events, stop, counted)| async move {
         let next = tokio::select! {
             biased;
             () = stop.cancelled() => None,
             next = events.next() => next,
             () = tokio::time::sleep(limits::KEEP_ALIVE) => Some(Bytes::from_static(alive)),
         };
-        next.map(|bytes| (bytes, (events, stop)))
+        next.map(|bytes| (bytes, (events, stop, counted)))
     })
 }

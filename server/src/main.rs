@@ -13,6 +13,7 @@ mod error;
 mod http;
 mod limits;
 mod local;
+mod metrics;
 mod open_command;
 mod report;
 mod rerun_command;

@@ -49,6 +49,7 @@ pub(crate) fn router(api: Api) -> Router {
         .route("/api/runs/{run}/tasks/{task}/output/index", get(output_index))
         .route("/api/events", get(comings))
         .route("/api/doctor", get(doctor))
+        .route("/metrics", get(metrics))
         .route("/api/login-links", post(new_link))
         .layer(from_fn_with_state(api.sessions.clone(), sessions::api_guard));
     let login = Router::new().route("/api/login", post(log_in)).layer(from_fn(sessions::login_guard));
@@ -176,6 +177,12 @@ async fn start(
     let by = if headers.contains_key(header::AUTHORIZATION) { StartedBy::Api } else { StartedBy::Page };
     let run = api.runs.start(wanted.only, by).await?;
     json(StatusCode::CREATED, &RunCreated { run })
+}
+
+async fn metrics(State(api): State<Api>) -> Result<Response, Refusal> {
+    let mut scrape = api.runs.scrape().await?;
+    scrape.gauge("sse_readers", "Open streams of events", http::sse_readers());
+    Ok(([(header::CONTENT_TYPE, crate::metrics::CONTENT_TYPE)], scrape.text()).into_response())
 }
 
 #[derive(Deserialize)]

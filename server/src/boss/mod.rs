@@ -29,14 +29,14 @@ pub(crate) use api::{NewLink, Told, run_events};
 pub(crate) use output::OutputId;
 pub(crate) use pipedef::{Code, Python, project_of, which_python};
 pub(crate) use runs::{Keep, Runs, RunsError};
-pub(crate) use store::{StoreCopy, StoreError, Whole, how_whole};
+pub(crate) use store::{StoreCopy, Whole, how_whole};
 pub(crate) use worker_client::{Probe, WorkerClient};
 pub(crate) use workers::{WorkerAddress, Workers, is_loopback};
 
 #[cfg(test)]
 pub(crate) use {
     pipedef::{Answer, Order, Say},
-    store::{Change, Standing, Store, StoredCode},
+    store::{Change, Standing, Store, StoreError, StoredCode},
 };
 
 /// Looks at what is missing on this machine. The boss serves it, and does not know how it is found out.

@@ -93,6 +93,11 @@ impl Outputs {
 
 /// What becomes of the outputs of runs that have ended. All of this waits for the disk.
 impl Outputs {
+    /// A folder on the disk that all of it is on.
+    pub(crate) fn disk(&self) -> &Path {
+        self.folder.parent().unwrap_or(&self.folder)
+    }
+
     /// What a run's output takes on the disk: whole blocks, also for a small file.
     pub(crate) fn size_bytes(&self, run: RunNumber) -> io::Result<u64> {
         let entries = match std::fs::read_dir(self.folder.join(run.to_string())) {

@@ -3,6 +3,7 @@
 
 mod attempt;
 mod clock;
+mod counts;
 mod drive;
 mod keep;
 mod log;
@@ -29,6 +30,7 @@ use super::pipedef::{Code, Python};
 use super::store::{Standing, Store, StoreError, StoredCode};
 use super::worker_client::WorkerClient;
 use super::workers::Workers;
+use counts::Counts;
 pub(crate) use keep::Keep;
 use log::Log;
 pub(crate) use log::LogError;
@@ -96,6 +98,7 @@ struct All {
     live: Mutex<HashMap<RunNumber, Arc<Run>>>,
     /// Told when a run starts or ends.
     changes: watch::Sender<()>,
+    counts: Counts,
     turns: Arc<Semaphore>,
     /// No run begins any more.
     draining: AtomicBool,
@@ -138,6 +141,7 @@ impl Runs {
             named: Mutex::default(),
             live: Mutex::default(),
             changes: watch::channel(()).0,
+            counts: Counts::new(),
             turns: Arc::new(Semaphore::new(TASKS_AT_ONCE)),
             draining: AtomicBool::new(false),
             closing: CancellationToken::new(),
@@ -218,7 +222,7 @@ impl Runs {
             code,
             pins: Mutex::new(pins_of(&state)),
             reopened: Mutex::default(),
-            log: Log::new(self.all.store.clone(), state, self.all.changes.clone(), self.all.frozen.clone()),
+            log: Log::new(self.all.clone(), state),
             cancel: self.all.closing.child_token(),
         });
         if !self.all.enter(&run) {
@@ -427,7 +431,7 @@ impl All {
             number,
             key,
             code,
-            log: Log::new(self.store.clone(), state, self.changes.clone(), self.frozen.clone()),
+            log: Log::new(self.clone(), state),
             cancel: self.closing.child_token(),
             pins: Mutex::default(),
             reopened: Mutex::default(),

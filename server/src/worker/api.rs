@@ -21,7 +21,7 @@ use super::trouble::SPOOL_HINT;
 use super::{disk, output};
 use crate::auth::{Token, worker_guard};
 use crate::error::Refusal;
-use crate::http::{Alive, sse_response, write_event};
+use crate::http::{Alive, sse_readers, sse_response, write_event};
 use crate::limits;
 
 #[derive(Clone)]
@@ -35,6 +35,7 @@ pub(super) fn router(api: Api, token: Token) -> Router {
     let guarded = Router::new()
         .route("/run", post(run))
         .route("/steps", get(list))
+        .route("/metrics", get(metrics))
         .route("/steps/{id}", get(view).delete(cancel))
         .route("/steps/{id}/events", get(events))
         .route("/steps/{id}/output", get(output))
@@ -108,6 +109,12 @@ fn field_at_fault(body: &[u8]) -> Option<String> {
         let error = serde_json::from_value::<StepSpec>(spec).err()?.to_string();
         Some(if error.contains(&format!("`{name}`")) { error } else { format!("{name}: {error}") })
     })
+}
+
+async fn metrics(State(api): State<Api>) -> Response {
+    let mut scrape = api.steps.scrape();
+    scrape.gauge("sse_readers", "Open streams of events", sse_readers());
+    ([(header::CONTENT_TYPE, crate::metrics::CONTENT_TYPE)], scrape.text()).into_response()
 }
 
 async fn list(State(api): State<Api>) -> Result<Response, Refusal> {

@@ -339,11 +339,14 @@ impl Life {
         match recorded {
             Ok(unpublished) => {
                 tracing::info!(step = %step.id, "ended: {}", words(&event));
+                steps.count(&event);
                 unpublished.publish();
             }
             Err(error) => {
                 tracing::error!(step = %step.id, "the end of a step could not be recorded: {error}");
-                steps.keep_end(step, errored(disk_fault(&error), 0, None));
+                let event = errored(disk_fault(&error), 0, None);
+                steps.count(&event);
+                steps.keep_end(step, event);
             }
         }
     }

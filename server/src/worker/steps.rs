@@ -18,10 +18,11 @@ use super::engine::{Engine, Fault};
 use super::life::Life;
 use super::queue::{Slot, Slots};
 use super::records::Records;
-use super::spool::Pen;
+use super::spool::{Pen, Phase};
 use super::step::{Step, lease};
 use super::trouble::{Trouble, crowded_words};
 use crate::limits;
+use crate::metrics::{Scrape, StepEnds};
 
 /// Ids that begin so are the worker's own, of steps whose callers gave none. All of them are one run.
 const OWN: &str = "anon";
@@ -91,6 +92,7 @@ struct Inner {
     patience: Patience,
     known: Mutex<HashMap<StepId, Arc<Step>>>,
     trouble: Trouble,
+    ends: StepEnds,
     lives: TaskTracker,
     draining: CancellationToken,
     hand_over: CancellationToken,
@@ -112,6 +114,7 @@ impl Steps {
             patience,
             known: Mutex::default(),
             trouble: Trouble::default(),
+            ends: StepEnds::new(),
             lives: TaskTracker::new(),
             draining: CancellationToken::new(),
             hand_over: CancellationToken::new(),
@@ -246,6 +249,7 @@ impl Steps {
             tracing::warn!(step = %step.id, "the container is left for the next sweep: {fault}");
         }
         let pen = Pen::new(step.spool.clone(), self.0.records.meter(), cap_bytes);
+        self.count(&event);
         match pen.end(event.clone()).await {
             Ok(unpublished) => unpublished.publish(),
             Err(error) => {
@@ -297,6 +301,33 @@ impl Steps {
     /// Keeps a slot out of use, because of a container that cannot be killed.
     pub(super) fn quarantine(&self, id: &StepId, slot: Option<Slot>) {
         self.0.trouble.quarantine(id, slot);
+    }
+
+    /// Counts an end, before anybody is told of it.
+    pub(super) fn count(&self, event: &StepEvent) {
+        if let Some(end) = event.end() {
+            self.0.ends.count(&end);
+        }
+    }
+
+    /// The counts, and how things stand.
+    pub(crate) fn scrape(&self) -> Scrape {
+        let mut scrape = Scrape::begin("worker");
+        scrape.step_ends(&self.0.ends);
+        let (mut queued, mut running) = (0, 0);
+        for step in self.known().values() {
+            match step.spool.phase() {
+                Phase::Queued => queued += 1,
+                Phase::Preparing | Phase::Running => running += 1,
+                Phase::Ended(_) => {}
+            }
+        }
+        scrape.gauge("steps_queued", "Steps that wait for a slot", queued);
+        scrape.gauge("steps_running", "Steps that have a slot", running);
+        scrape.gauge("slots", "How many steps run at once", self.0.capacity.slots as u64);
+        scrape.gauge("spool_bytes", "Output of steps on the disk", self.0.records.meter().bytes());
+        scrape.free_bytes(self.0.records.folder());
+        scrape
     }
 
     /// An end that the disk did not take. It is told nobody as a whole, but the step is over.

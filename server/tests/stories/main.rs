@@ -16,6 +16,7 @@ mod disk;
 mod doctor;
 mod history;
 mod looks;
+mod metrics;
 mod network;
 mod odd_workers;
 mod output;

@@ -2,12 +2,14 @@
 //! and only then told.
 
 use common::{IllegalTransition, RunEvent, RunFact, RunNumber, RunState, RunSummary, Seq};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::sync::{Mutex, watch};
-use tokio_util::sync::CancellationToken;
 
-use super::super::store::{Store, StoreError};
+use super::All;
+use super::counts::Ended;
+use crate::boss::store::StoreError;
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LogError {
@@ -22,42 +24,26 @@ pub(crate) enum LogError {
 
 pub(crate) struct Log {
     run: RunNumber,
-    store: Store,
+    all: Arc<All>,
     /// Held while an event is stored, so that the log has one order.
     state: Mutex<RunState>,
     /// The store failed once, so the state is ahead of it, and nothing may follow.
     broken_off: AtomicBool,
     told: watch::Sender<Seq>,
-    /// Told too when lists change.
-    changes: watch::Sender<()>,
-    /// From here on this process is not to write any more.
-    frozen: CancellationToken,
 }
 
 impl Log {
-    pub(crate) fn new(
-        store: Store,
-        state: RunState,
-        changes: watch::Sender<()>,
-        frozen: CancellationToken,
-    ) -> Log {
+    pub(super) fn new(all: Arc<All>, state: RunState) -> Log {
         let told = watch::channel(state.last_seq).0;
-        Log {
-            run: state.number,
-            store,
-            state: Mutex::new(state),
-            broken_off: AtomicBool::new(false),
-            told,
-            changes,
-            frozen,
-        }
+        let run = state.number;
+        Log { run, all, state: Mutex::new(state), broken_off: AtomicBool::new(false), told }
     }
 
     /// Appends one fact: on disk when this returns. After the freeze it never returns: whoever waits for it ends
     /// with this process, and the next one finds the log as it was.
     pub(super) async fn append(&self, fact: RunFact) -> Result<Seq, LogError> {
         let mut state = self.state.lock().await;
-        if self.frozen.is_cancelled() {
+        if self.all.frozen.is_cancelled() {
             drop(state);
             return std::future::pending().await;
         }
@@ -68,14 +54,18 @@ impl Log {
         let listed = matches!(fact, RunFact::RunEnded { .. } | RunFact::RerunStarted { .. });
         let event = RunEvent { seq, at_ms: now_ms(), fact };
         state.apply(&event)?;
+        let ended = Ended::of(&event.fact);
         // Also where this is dropped in the middle of the write.
         self.broken_off.store(true, Ordering::Relaxed);
         let summary = listed.then(|| RunSummary::of(&state));
-        self.store.append(self.run, event, summary).await?;
+        self.all.store.append(self.run, event, summary).await?;
         self.broken_off.store(false, Ordering::Relaxed);
+        if let Some(ended) = ended {
+            self.all.counts.add(&ended);
+        }
         self.told.send_replace(seq);
         if listed {
-            self.changes.send_replace(());
+            self.all.changes.send_replace(());
         }
         Ok(seq)
     }

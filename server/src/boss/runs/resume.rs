@@ -34,7 +34,7 @@ impl All {
             code,
             pins: Mutex::new(pins_of(&state)),
             reopened: Mutex::new(self.reopen(&state)),
-            log: Log::new(self.store.clone(), state, self.changes.clone(), self.frozen.clone()),
+            log: Log::new(self.clone(), state),
             cancel,
         });
         tracing::info!(run.id = number.0, "run {number} goes on");
@@ -112,7 +112,7 @@ impl All {
         what: &str,
     ) -> Result<(), RunsError> {
         let state = self.replay(number).await?;
-        let log = Log::new(self.store.clone(), state.clone(), self.changes.clone(), self.frozen.clone());
+        let log = Log::new(self.clone(), state.clone());
         for task in state.tasks() {
             let id = task.id.clone();
             let fact = match (task.state, task.attempts.last()) {

@@ -65,6 +65,15 @@ impl Store {
         .await
     }
 
+    /// What the file takes, with the room in it that is free.
+    pub(crate) async fn size_bytes(&self) -> Result<u64, StoreError> {
+        self.with(|connection| {
+            let ask = "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size";
+            Ok(connection.query_row(ask, [], |row| row.get(0))?)
+        })
+        .await
+    }
+
     /// Some runs that have ended and were not measured since.
     pub(crate) async fn unmeasured(&self) -> Result<Vec<RunNumber>, StoreError> {
         self.with(|connection| {
