@@ -383,9 +383,10 @@ const EVENTS: &str = "SELECT seq, event FROM event WHERE run = ?1 AND seq > ?2 O
 
 const UNENDED: &str = "SELECT number, key FROM run WHERE state = 'running' ORDER BY number";
 
-const PAGE: &str = "SELECT summary FROM run WHERE number < ?1 AND removing = 0 ORDER BY number DESC LIMIT ?2";
+const PAGE: &str =
+    "SELECT summary FROM run WHERE number < ?1 AND +removing = 0 ORDER BY number DESC LIMIT ?2";
 
-const CHANGED: &str = "SELECT changed, summary, NULL FROM run WHERE changed > ?1 AND removing = 0
+const CHANGED: &str = "SELECT changed, summary, NULL FROM run WHERE changed > ?1 AND +removing = 0
      UNION ALL SELECT changed, NULL, run FROM removed_run WHERE changed > ?1 ORDER BY changed LIMIT ?2";
 
 /// Brings a store to this version, in one transaction, after a copy of it was made beside it.

@@ -9,7 +9,7 @@ use rusqlite::Connection;
 use crate::boss::{Change, Standing, Store, StoreError, StoredCode};
 
 /// A run of some skipped tasks.
-pub(super) async fn some_run(store: &Store, tasks: usize) -> (RunNumber, RunKey) {
+async fn some_run(store: &Store, tasks: usize) -> (RunNumber, RunKey) {
     let key = RunKey::from_random(crate::auth::random_u128());
     let names: Vec<String> = (0..tasks).map(|n| format!("t{n}")).collect();
     let declared = names.iter().map(|name| Task { name: name.clone(), line: None }).collect();

@@ -182,5 +182,5 @@ pub(super) const UNMEASURED: &str = "SELECT number FROM run
      WHERE removing = 0 AND size_bytes IS NULL AND +state = 'ended' LIMIT 100";
 
 /// Two, as the last one stays.
-pub(super) const OLDEST: &str =
-    "SELECT summary FROM run WHERE state = 'ended' AND removing = 0 ORDER BY changed LIMIT 2";
+pub(super) const OLDEST: &str = "SELECT summary FROM run INDEXED BY run_by_end
+     WHERE state = 'ended' AND removing = 0 ORDER BY changed LIMIT 2";
