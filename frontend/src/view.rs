@@ -126,7 +126,7 @@ fn view_help(model: &Model, send: &Callback<Msg>) -> Html {
     });
     html! {
         <div class="veil" onclick={parts::on(send, Msg::ToggleHelp)}>
-            <section id={HELP_ELEMENT} class="help" role="dialog" aria-modal="true" aria-label="keys" tabindex="-1">
+            <section id={HELP_ELEMENT} class="help" role="dialog" aria-modal="true" aria-label="keys" tabindex="0">
                 <h2>{ "Keys" }</h2>
                 { for lists }
             </section>
