@@ -167,8 +167,7 @@ impl Docker {
                 // The answer was lost, but perhaps not the start.
                 let found = self.inspect(client, container).await.ok();
                 match found.as_ref().and_then(watch::started_at) {
-                    // What it printed went to a Docker that may be gone.
-                    Some(_) => Ok(Output::Broken),
+                    Some(_) => Ok(output),
                     None => Err(self.fault(Trouble::Away(message))),
                 }
             }
