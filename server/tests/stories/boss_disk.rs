@@ -67,7 +67,7 @@ async fn full_at_any_moment_every_run_ends_truly_and_the_next_passes() {
         disk.empty();
         let freed = Instant::now();
         let told = ci.follow(run, |_, _| false).await;
-        assert!(freed.elapsed() < Duration::from_secs(30), "{:?}", freed.elapsed());
+        assert!(freed.elapsed() < Duration::from_secs(120), "{:?}", freed.elapsed());
         let lost = "errored: output_lost";
         for (task, expected) in [("One.quiet", "passed"), ("One.loud", "passed"), ("One.red", red)] {
             let words = told.task(task);

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use crate::ci::Ci;
 
 /// A person waits so long for something to show, and no longer.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A browser of its own for one test.
 pub(crate) struct Browser {

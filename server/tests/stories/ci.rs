@@ -12,7 +12,7 @@ use std::time::Duration;
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_bettertest");
 
 /// No story takes longer; a longer one hangs.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// A process of ours that is ended with the test.
 pub(crate) struct Process {

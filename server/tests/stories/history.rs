@@ -90,7 +90,7 @@ fn outputs_of(folder: &Path) -> Vec<String> {
 async fn outputs_become(folder: &Path, runs: &[&str]) {
     let asked = Instant::now();
     while outputs_of(folder) != runs {
-        assert!(asked.elapsed() < Duration::from_secs(20), "{:?}, not {runs:?}", outputs_of(folder));
+        assert!(asked.elapsed() < Duration::from_secs(120), "{:?}, not {runs:?}", outputs_of(folder));
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }

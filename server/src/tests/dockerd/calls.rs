@@ -84,7 +84,7 @@ async fn is_tidy(case: &str, rig: Rig, proxy: &Proxy, steps: usize) {
     let next = Rig::on(data, engine, |_| {}).await;
     let asked = Instant::now();
     while !next.containers().is_empty() {
-        assert!(asked.elapsed() < Duration::from_secs(20), "{case}: {:?} is left", next.containers());
+        assert!(asked.elapsed() < Duration::from_secs(120), "{case}: {:?} is left", next.containers());
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     next.finish().await;
