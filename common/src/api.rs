@@ -6,6 +6,7 @@ use crate::{Phase, Reason, RunNumber, RunState, SkipReason, StartedBy, StepId, T
 
 /// What went wrong and what to do next; the body of every refusal, and a part of `task_ended`.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Problem {
     /// What happened to what, in one line.
     pub error: String,
@@ -32,6 +33,7 @@ impl Problem {
 
 /// The body of `POST /api/runs` and `POST /api/runs/{n}/rerun`.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct OnlyTasks {
     /// Null for all (of a re-run: all that did not pass).
@@ -41,12 +43,14 @@ pub struct OnlyTasks {
 
 /// The answer to `POST /api/runs`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct RunCreated {
     pub run: RunNumber,
 }
 
 /// One row of a list of runs; also what `GET /api/events` tells, whenever a run starts or ends.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct RunSummary {
     pub run: RunNumber,
     /// `running` or `ended`.
@@ -68,6 +72,7 @@ pub struct RunSummary {
 
 /// A page of `GET /api/runs`, newest first.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Page {
     pub runs: Vec<RunSummary>,
     /// `?before=` for the next page; null on the last.
@@ -76,6 +81,7 @@ pub struct Page {
 
 /// `GET /api/runs/{n}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct RunView {
     #[serde(flatten)]
     pub summary: RunSummary,
@@ -83,12 +89,14 @@ pub struct RunView {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct StageView {
     pub stage: String,
     pub tasks: Vec<TaskView>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct TaskView {
     pub task: TaskId,
     /// `pending`, `running`, `ended` or `skipped`.
@@ -100,6 +108,7 @@ pub struct TaskView {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct AttemptView {
     pub attempt: u32,
     /// `running` or `ended`.
@@ -173,6 +182,7 @@ impl TaskView {
 
 /// `GET /health` of a worker, where JSON is asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Health {
     pub ok: bool,
     /// Why it is not ok.
@@ -186,12 +196,14 @@ pub struct Health {
 
 /// `GET /api/workers`: how the workers are that the pipedef and workers.toml name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct WorkersView {
     pub workers: Vec<WorkerView>,
 }
 
 /// One worker, as the boss has just found it. What it did not say is null.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct WorkerView {
     /// Its address.
     pub worker: String,
@@ -206,6 +218,7 @@ pub struct WorkerView {
 
 /// One row of a worker's `GET /steps`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct StepView {
     pub id: StepId,
     pub image: String,

@@ -20,6 +20,7 @@ impl std::error::Error for BadName {}
 
 /// A run's number, for people; counted from 1 in each store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(transparent)]
 pub struct RunNumber(pub u64);
 
@@ -31,11 +32,17 @@ impl fmt::Display for RunNumber {
 
 /// The position of an event in its run's log, counted from 1. 0 means "before the first".
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(transparent)]
 pub struct Seq(pub u64);
 
 /// A run's random 128-bit key, for machines: 32 hex digits. No two runs share one, on any machine.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(
+    feature = "schema",
+    derive(schemars::JsonSchema),
+    schemars(extend("pattern" = r"^[0-9a-f]{32}$"))
+)]
 #[serde(try_from = "String", into = "String")]
 pub struct RunKey(String);
 
@@ -72,6 +79,11 @@ impl fmt::Display for RunKey {
 
 /// A step's id, chosen by its caller. It names a container and a folder, so its alphabet is small.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(
+    feature = "schema",
+    derive(schemars::JsonSchema),
+    schemars(extend("pattern" = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"))
+)]
 #[serde(try_from = "String", into = "String")]
 pub struct StepId(String);
 
@@ -119,6 +131,11 @@ impl fmt::Display for StepId {
 
 /// A task within a pipeline, written `Stage.task`. Both parts are Python identifiers.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(
+    feature = "schema",
+    derive(schemars::JsonSchema),
+    schemars(extend("pattern" = r"^[^.]+\.[^.]+$"))
+)]
 #[serde(try_from = "String", into = "String")]
 pub struct TaskId {
     pub stage: String,

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::StepId;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Stream {
     Stdout,
@@ -17,10 +18,12 @@ pub enum Stream {
 
 /// Exact bytes in JSON: `{"text": ...}` where they are UTF-8, `{"base64": ...}` where they are not.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Bytes {
     Text(String),
     #[serde(with = "as_base64")]
+    #[cfg_attr(feature = "schema", schemars(with = "String"))]
     Base64(Vec<u8>),
 }
 
@@ -65,6 +68,7 @@ mod as_base64 {
 
 /// One line of an output's index: what the bytes from `offset` on are, until the next mark.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct OutputMark {
     /// Byte position in the attempt's stored output.
     pub offset: u64,
@@ -75,6 +79,7 @@ pub struct OutputMark {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(tag = "mark", rename_all = "snake_case")]
 pub enum Mark {
     /// Bytes of one stream of one step follow. They are what that step's spool at the worker holds from

@@ -12,6 +12,7 @@ use crate::{TaskId, Verdict};
 
 /// One fact in a run's log.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct RunEvent {
     pub seq: Seq,
     /// Wall-clock milliseconds since 1970; for show. Order is `seq`, durations are measured by whom they concern.
@@ -21,6 +22,7 @@ pub struct RunEvent {
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum RunFact {
     RunStarted {
@@ -108,6 +110,7 @@ pub struct RunState {
 
 /// Where somebody asked for a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum StartedBy {
     /// A browser, on the page.

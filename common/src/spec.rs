@@ -9,6 +9,7 @@ use crate::StepId;
 
 /// A field left out means "the worker's default"; a field unknown to us is refused by name.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct StepSpec {
     pub image: String,
@@ -29,17 +30,22 @@ pub struct StepSpec {
     pub user: Option<String>,
     /// Seconds from `started`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(range(min = 1, max = StepSpec::LONGEST_TIMEOUT_S)))]
     pub timeout_s: Option<u32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(range(min = StepSpec::SMALLEST_MEMORY_BYTES, max = i64::MAX)))]
     pub memory_bytes: Option<u64>,
     /// Cores, e.g. 1.5.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(range(min = 0.01, max = 4096.0)))]
     pub cpus: Option<f64>,
     /// How many processes and threads there may be at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(range(min = 2)))]
     pub pids: Option<u32>,
     /// Size of `/dev/shm`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(range(min = 4096, max = i64::MAX)))]
     pub shm_bytes: Option<u64>,
     #[serde(default, skip_serializing_if = "Network::is_default")]
     pub network: Network,
@@ -53,6 +59,7 @@ pub struct StepSpec {
 
 /// A string runs by `/bin/sh -c`, a list is executed as it is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(untagged)]
 pub enum Command {
     Shell(String),
@@ -70,6 +77,7 @@ impl Command {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Network {
     /// Out to the world, nothing in.

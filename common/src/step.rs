@@ -7,6 +7,7 @@ use crate::{Bytes, Reason, Stream, Verdict};
 /// In order: `queued`, `preparing` (any number), `started`, `output`, `dropped` and `gap` (any number), then
 /// exactly one of the last four.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum StepEvent {
     Queued,

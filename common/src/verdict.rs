@@ -5,6 +5,7 @@ use std::fmt;
 
 /// From harmless to worst: the outcome of a run is the greatest of its tasks'.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
     Passed,
@@ -39,6 +40,7 @@ macro_rules! reasons {
     ($($(#[$doc:meta])* $name:ident = $word:literal => $outcome:ident,)*) => {
         /// Why something did not pass: the one closed list.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+        #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
         pub enum Reason {
             $($(#[$doc])* #[serde(rename = $word)] $name,)*
         }
@@ -126,6 +128,7 @@ impl fmt::Display for Reason {
 
 /// How an attempt, a step or a run ended. In JSON: `"outcome"` and `"reason"` (null when passed).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(try_from = "Written", into = "Written")]
 pub enum Verdict {
     Passed,
@@ -158,6 +161,7 @@ impl Verdict {
 }
 
 #[derive(Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 struct Written {
     outcome: Outcome,
     reason: Option<Reason>,
@@ -184,6 +188,7 @@ impl TryFrom<Written> for Verdict {
 
 /// Why a task never started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum SkipReason {
     /// A stage before it did not pass.

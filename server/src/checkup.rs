@@ -1,9 +1,10 @@
 //! What `bettertest doctor` finds: the same facts in the same words in the terminal, as JSON and on the page.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 /// `GET /api/doctor`, and `bettertest doctor --json`.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 pub(crate) struct Checkup {
     /// Nothing is wrong. Warnings are allowed.
     pub(crate) ok: bool,
@@ -13,7 +14,7 @@ pub(crate) struct Checkup {
 }
 
 /// One thing that was looked at.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 pub(crate) struct Check {
     /// Such as `docker`; there may be several of one name.
     pub(crate) check: String,
@@ -23,7 +24,7 @@ pub(crate) struct Check {
     pub(crate) hint: Option<String>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum CheckState {
     Well,

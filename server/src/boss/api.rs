@@ -1,28 +1,26 @@
-//! The HTTP surface of the boss. Each handler is a few lines over runs and store.
+//! The HTTP surface of the boss, route by route (`routes.rs` lists them). Each handler is a few lines over runs and store.
 
-use axum::Router;
 use axum::body::Body;
-use axum::extract::rejection::{BytesRejection, QueryRejection};
-use axum::extract::{DefaultBodyLimit, Path, Query, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
-use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
 use bytes::Bytes;
 use common::{OnlyTasks, Pipeline, RunCreated, RunNumber, RunView, Seq, StartedBy, TaskId, WorkersView};
 use futures_util::{Stream, StreamExt as _};
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use tokio_util::sync::CancellationToken;
 
 use super::output::OutputId;
 use super::runs::{LogError, Runs, RunsError};
-use super::sessions::{self, Sessions};
+use super::sessions::Sessions;
 use super::store::{Change, StoreError};
 use super::{Examine, serve_output, ui};
 use crate::error::Refusal;
+use crate::extract::{Asked, Segments, Sent, last_event_id};
+use crate::http;
 use crate::http::Alive;
-use crate::{http, limits};
 
 #[derive(Clone)]
 pub(crate) struct Api {
@@ -35,32 +33,6 @@ pub(crate) struct Api {
 const PAGE: usize = 50;
 /// How many events are read from the store at once for one reader.
 const BATCH: usize = 500;
-
-pub(crate) fn router(api: Api) -> Router {
-    let guarded = Router::new()
-        .route("/api/pipeline", get(pipeline))
-        .route("/api/workers", get(workers))
-        .route("/api/runs", get(list).post(start))
-        .route("/api/runs/{run}", get(show))
-        .route("/api/runs/{run}/events", get(events))
-        .route("/api/runs/{run}/cancel", post(cancel))
-        .route("/api/runs/{run}/rerun", post(rerun))
-        .route("/api/runs/{run}/tasks/{task}/output", get(output))
-        .route("/api/runs/{run}/tasks/{task}/output/index", get(output_index))
-        .route("/api/events", get(comings))
-        .route("/api/doctor", get(doctor))
-        .route("/metrics", get(metrics))
-        .route("/api/login-links", post(new_link))
-        .layer(from_fn_with_state(api.sessions.clone(), sessions::api_guard));
-    let login = Router::new().route("/api/login", post(log_in)).layer(from_fn(sessions::login_guard));
-    guarded
-        .merge(login)
-        .method_not_allowed_fallback(wrong_method)
-        .fallback(page_or_nothing)
-        .layer(DefaultBodyLimit::max(limits::BODY_BYTES))
-        .layer(from_fn_with_state(api.sessions.clone(), sessions::host_guard))
-        .with_state(api)
-}
 
 impl From<RunsError> for Refusal {
     fn from(error: RunsError) -> Refusal {
@@ -111,7 +83,7 @@ fn no_such_run(run: &str) -> Refusal {
 }
 
 /// Everything that is no route of the API is the page, which knows its own addresses.
-async fn page_or_nothing(method: Method, uri: Uri, headers: HeaderMap) -> Response {
+pub(super) async fn page_or_nothing(method: Method, uri: Uri, headers: HeaderMap) -> Response {
     if method == Method::GET || method == Method::HEAD {
         ui::file(uri, &headers).await
     } else {
@@ -119,7 +91,7 @@ async fn page_or_nothing(method: Method, uri: Uri, headers: HeaderMap) -> Respon
     }
 }
 
-async fn wrong_method() -> Refusal {
+pub(super) async fn wrong_method() -> Refusal {
     Refusal::new(
         StatusCode::METHOD_NOT_ALLOWED,
         "this route does not take that method",
@@ -132,95 +104,81 @@ fn number(run: &str) -> Result<RunNumber, Refusal> {
     run.parse::<u32>().map(|run| RunNumber(run.into())).map_err(|_| no_such_run(run))
 }
 
-/// What stands behind the `?`, in the type that it has to have.
-fn query<T>(parsed: Result<Query<T>, QueryRejection>) -> Result<T, Refusal> {
-    parsed.map(|Query(query)| query).map_err(|error| {
-        Refusal::new(
-            StatusCode::BAD_REQUEST,
-            error.body_text(),
-            "mend what stands behind the ? of the address",
-        )
-    })
-}
-
-fn body<T: DeserializeOwned>(bytes: Result<Bytes, BytesRejection>) -> Result<T, Refusal> {
-    let bytes = bytes.map_err(|error| {
-        Refusal::new(error.status(), format!("the body could not be read: {error}"), "send it again, smaller")
-    })?;
-    let json: &[u8] = if bytes.is_empty() { b"{}" } else { &bytes };
-    serde_json::from_slice(json).map_err(|error| Refusal::bad_body(&error))
-}
-
 fn json(status: StatusCode, value: &impl Serialize) -> Result<Response, Refusal> {
     let bytes = serde_json::to_vec(value).map_err(|error| Refusal::internal(&error.into()))?;
     let headers = [(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "no-store")];
     Ok((status, headers, bytes).into_response())
 }
 
-async fn pipeline(State(api): State<Api>) -> Result<Response, Refusal> {
+pub(super) async fn pipeline(State(api): State<Api>) -> Result<Response, Refusal> {
     let (pipeline, _): (Pipeline, _) = api.runs.discover().await?;
     json(StatusCode::OK, &pipeline)
 }
 
 /// Each worker is asked now, and only because somebody wants to know.
-async fn workers(State(api): State<Api>) -> Result<Response, Refusal> {
+pub(super) async fn workers(State(api): State<Api>) -> Result<Response, Refusal> {
     json(StatusCode::OK, &WorkersView { workers: api.runs.workers().await })
 }
 
-async fn start(
+pub(super) async fn start(
     State(api): State<Api>,
     headers: HeaderMap,
-    bytes: Result<Bytes, BytesRejection>,
+    Sent(wanted): Sent<OnlyTasks>,
 ) -> Result<Response, Refusal> {
-    let wanted: OnlyTasks = body(bytes)?;
     // A browser comes with its session, all others with the token.
     let by = if headers.contains_key(header::AUTHORIZATION) { StartedBy::Api } else { StartedBy::Page };
     let run = api.runs.start(wanted.only, by).await?;
     json(StatusCode::CREATED, &RunCreated { run })
 }
 
-async fn metrics(State(api): State<Api>) -> Result<Response, Refusal> {
+pub(super) async fn metrics(State(api): State<Api>) -> Result<Response, Refusal> {
     let mut scrape = api.runs.scrape().await?;
     scrape.gauge("sse_readers", "Open streams of events", http::sse_readers());
     Ok(([(header::CONTENT_TYPE, crate::metrics::CONTENT_TYPE)], scrape.text()).into_response())
 }
 
-#[derive(Deserialize)]
-struct Before {
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Before {
+    /// The runs before this one: `next` of the page before.
     before: Option<u32>,
 }
 
-async fn list(
-    State(api): State<Api>,
-    asked: Result<Query<Before>, QueryRejection>,
-) -> Result<Response, Refusal> {
-    let before = query(asked)?.before.map(|run| RunNumber(run.into()));
+pub(super) async fn list(State(api): State<Api>, Asked(asked): Asked<Before>) -> Result<Response, Refusal> {
+    let before = asked.before.map(|run| RunNumber(run.into()));
     json(StatusCode::OK, &api.runs.page(before, PAGE).await?)
 }
 
-async fn show(State(api): State<Api>, Path(run): Path<String>) -> Result<Response, Refusal> {
+pub(super) async fn show(
+    State(api): State<Api>,
+    Segments(run): Segments<String>,
+) -> Result<Response, Refusal> {
     json(StatusCode::OK, &RunView::of(&api.runs.state(number(&run)?).await?))
 }
 
-async fn cancel(State(api): State<Api>, Path(run): Path<String>) -> Result<Response, Refusal> {
+pub(super) async fn cancel(
+    State(api): State<Api>,
+    Segments(run): Segments<String>,
+) -> Result<Response, Refusal> {
     let run = number(&run)?;
     api.runs.cancel(run).await?;
     json(StatusCode::OK, &RunView::of(&api.runs.state(run).await?))
 }
 
-async fn rerun(
+pub(super) async fn rerun(
     State(api): State<Api>,
-    Path(run): Path<String>,
-    bytes: Result<Bytes, BytesRejection>,
+    Segments(run): Segments<String>,
+    Sent(wanted): Sent<OnlyTasks>,
 ) -> Result<Response, Refusal> {
     let run = number(&run)?;
-    let wanted: OnlyTasks = body(bytes)?;
     api.runs.rerun(run, wanted.only).await?;
     json(StatusCode::OK, &RunView::of(&api.runs.state(run).await?))
 }
 
-#[derive(Deserialize)]
-struct After {
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct After {
+    /// Where to go on, for who cannot send `Last-Event-ID`, which comes first.
     after: Option<u32>,
     /// 1 asks for keep-alives as events of that name: pages do not see comments.
     alive: Option<u8>,
@@ -233,22 +191,19 @@ impl After {
 }
 
 /// Where a reader of events stands: what its last event was, as its browser or itself remembers.
-fn stands_at(headers: &HeaderMap, query: &After) -> Option<u64> {
-    let last = headers.get("last-event-id").and_then(|id| id.to_str().ok());
-    let last = last.and_then(|id| id.parse::<u32>().ok()).map(u64::from);
-    last.or(query.after.map(u64::from))
+fn stands_at(headers: &HeaderMap, asked: &After) -> Result<Option<u64>, Refusal> {
+    Ok(last_event_id::<u32>(headers)?.or(asked.after).map(u64::from))
 }
 
-async fn events(
+pub(super) async fn events(
     State(api): State<Api>,
-    Path(run): Path<String>,
-    asked: Result<Query<After>, QueryRejection>,
+    Segments(run): Segments<String>,
+    Asked(asked): Asked<After>,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
     let run = number(&run)?;
     api.runs.exists(run).await?;
-    let asked = query(asked)?;
-    let after = stands_at(&headers, &asked).map(Seq);
+    let after = stands_at(&headers, &asked)?.map(Seq);
     if let Some(after) = after
         && api.runs.follow(run).is_none()
         && api.runs.store().events_after(run, after, 1).await.map_err(RunsError::from)?.is_empty()
@@ -306,13 +261,12 @@ pub(crate) fn run_events(runs: Runs, run: RunNumber, after: Seq) -> impl Stream<
 }
 
 /// Every run's start and end, as RunSummary, and `removed` where there is no such run any more. Without a position, the latest first, so that none is missed.
-async fn comings(
+pub(super) async fn comings(
     State(api): State<Api>,
-    asked: Result<Query<After>, QueryRejection>,
+    Asked(asked): Asked<After>,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
-    let asked = query(asked)?;
-    let after = match stands_at(&headers, &asked) {
+    let after = match stands_at(&headers, &asked)? {
         Some(after) => after,
         None => {
             let latest = api.runs.store().latest_change().await.map_err(RunsError::from)?;
@@ -351,13 +305,16 @@ async fn comings(
 }
 
 /// What `bettertest doctor` says on this machine.
-async fn doctor(State(api): State<Api>) -> Result<Response, Refusal> {
+pub(super) async fn doctor(State(api): State<Api>) -> Result<Response, Refusal> {
     json(StatusCode::OK, &(api.examine)().await)
 }
 
-#[derive(Deserialize)]
-struct WhichOutput {
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct WhichOutput {
+    /// The latest, where none is named.
     attempt: Option<u32>,
+    /// 1 waits for what is still to be printed.
     follow: Option<u8>,
 }
 
@@ -378,45 +335,43 @@ async fn find_output(api: &Api, run: &str, task: &str, attempt: Option<u32>) -> 
     Ok(OutputId { run, task: place, attempt })
 }
 
-async fn output(
+pub(super) async fn output(
     State(api): State<Api>,
-    Path((run, task)): Path<(String, String)>,
-    asked: Result<Query<WhichOutput>, QueryRejection>,
+    Segments((run, task)): Segments<(String, String)>,
+    Asked(asked): Asked<WhichOutput>,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
-    let asked = query(asked)?;
     let id = find_output(&api, &run, &task, asked.attempt).await?;
     let follow = asked.follow.unwrap_or(0) != 0;
     serve_output::output(api.runs.outputs(), id, follow, &headers, api.stop).await
 }
 
-async fn output_index(
+pub(super) async fn output_index(
     State(api): State<Api>,
-    Path((run, task)): Path<(String, String)>,
-    asked: Result<Query<WhichOutput>, QueryRejection>,
+    Segments((run, task)): Segments<(String, String)>,
+    Asked(asked): Asked<WhichOutput>,
 ) -> Result<Response, Refusal> {
-    let id = find_output(&api, &run, &task, query(asked)?.attempt).await?;
+    let id = find_output(&api, &run, &task, asked.attempt).await?;
     serve_output::index(api.runs.outputs(), id).await
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct Login {
+pub(super) struct Login {
     code: String,
 }
 
-async fn log_in(State(api): State<Api>, bytes: Result<Bytes, BytesRejection>) -> Result<Response, Refusal> {
-    let login: Login = body(bytes)?;
+pub(super) async fn log_in(State(api): State<Api>, Sent(login): Sent<Login>) -> Result<Response, Refusal> {
     let cookie = api.sessions.log_in(&login.code).await?;
     Ok((StatusCode::NO_CONTENT, [(header::SET_COOKIE, cookie)], Body::empty()).into_response())
 }
 
 /// The answer to `POST /api/login-links`.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 pub(crate) struct NewLink {
     pub(crate) link: String,
 }
 
-async fn new_link(State(api): State<Api>) -> Result<Response, Refusal> {
+pub(super) async fn new_link(State(api): State<Api>) -> Result<Response, Refusal> {
     json(StatusCode::CREATED, &NewLink { link: api.sessions.new_link() })
 }

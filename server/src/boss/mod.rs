@@ -3,6 +3,7 @@
 mod api;
 mod output;
 mod pipedef;
+mod routes;
 mod runs;
 mod serve_output;
 mod sessions;
@@ -36,6 +37,7 @@ pub(crate) use workers::{WorkerAddress, Workers, is_loopback};
 #[cfg(test)]
 pub(crate) use {
     pipedef::{Answer, Order, Say},
+    routes::DOCUMENT,
     store::{Change, Standing, Store, StoreError, StoredCode},
 };
 
@@ -83,7 +85,7 @@ pub(crate) async fn serve(
     ready(&sessions.new_link());
     let streams_end = CancellationToken::new();
     let api = api::Api { runs: runs.clone(), sessions, examine, stop: streams_end.clone() };
-    let server = tokio::spawn(http::serve(listener, api::router(api), streams_end.clone()));
+    let server = tokio::spawn(http::serve(listener, routes::router(api), streams_end.clone()));
     stop(&runs, &mut told).await;
     // Lists have no end of their own.
     streams_end.cancel();

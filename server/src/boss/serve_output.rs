@@ -32,7 +32,12 @@ pub(crate) async fn output(
         Some(Asked::Part(from, to)) => (from, to),
         Some(Asked::Beyond) => {
             let total = [(header::CONTENT_RANGE, format!("bytes */{size}"))];
-            return Ok((StatusCode::RANGE_NOT_SATISFIABLE, total).into_response());
+            let refusal = Refusal::new(
+                StatusCode::RANGE_NOT_SATISFIABLE,
+                format!("this output has {size} bytes"),
+                "ask for one range within them, such as `Range: bytes=0-999`",
+            );
+            return Ok((total, refusal).into_response());
         }
     };
     let mut file = File::open(outputs.path(id)).await.map_err(|error| gone(&error))?;

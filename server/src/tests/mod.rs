@@ -6,6 +6,7 @@ mod dockerd;
 mod doctor;
 mod engines;
 mod model;
+mod openapi;
 mod queue;
 mod races;
 mod records;

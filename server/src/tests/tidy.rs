@@ -56,7 +56,10 @@ fn common_knows_nobody() {
     let (dependencies, _) = rest.split_once("[dev-dependencies]").unwrap();
     for line in dependencies.lines().filter(|line| !line.is_empty()) {
         let name = line.split(['.', ' ']).next().unwrap();
-        assert!(["base64", "serde", "serde_json", "sha2"].contains(&name), "common depends on {name}");
+        // The document of the servers is made from it; the page is built without it.
+        let optional = name == "schemars" && line.contains("optional = true");
+        let allowed = ["base64", "serde", "serde_json", "sha2"].contains(&name);
+        assert!(allowed || optional, "common depends on {name}");
     }
     nowhere(&["std::fs", "std::net", "std::time::", "std::process", "std::env"], "common/src", &[]);
 }

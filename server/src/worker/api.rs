@@ -1,16 +1,13 @@
-//! What a worker answers over HTTP: each route is a few lines over `steps.rs` and `spool.rs`.
+//! What a worker answers over HTTP, route by route (`routes.rs` lists them): each is a few lines over `steps.rs` and `spool.rs`.
 
-use axum::Router;
-use axum::body::Body;
-use axum::extract::{Path, Query, Request, State};
+use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
-use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
 use bytes::Bytes;
 use common::{Health, Reason, StepId, StepSpec, StepView};
 use futures_util::Stream;
-use std::collections::HashMap;
+use schemars::JsonSchema;
+use serde::Deserialize;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
@@ -19,8 +16,8 @@ use super::step::{Reading, Step};
 use super::steps::{NotTaken, Steps};
 use super::trouble::SPOOL_HINT;
 use super::{disk, output};
-use crate::auth::{Token, worker_guard};
 use crate::error::Refusal;
+use crate::extract::{Asked, Object, Segments, last_event_id};
 use crate::http::{Alive, sse_readers, sse_response, write_event};
 use crate::limits;
 
@@ -31,22 +28,21 @@ pub(super) struct Api {
     pub(super) cut: CancellationToken,
 }
 
-pub(super) fn router(api: Api, token: Token) -> Router {
-    let guarded = Router::new()
-        .route("/run", post(run))
-        .route("/steps", get(list))
-        .route("/metrics", get(metrics))
-        .route("/steps/{id}", get(view).delete(cancel))
-        .route("/steps/{id}/events", get(events))
-        .route("/steps/{id}/output", get(output))
-        .fallback(no_such_route)
-        .method_not_allowed_fallback(no_such_method)
-        .layer(from_fn_with_state(token, worker_guard));
-    let open = Router::new().route("/health", get(health)).method_not_allowed_fallback(no_such_method);
-    open.merge(guarded).with_state(api)
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct After {
+    /// Where to go on, for who cannot send `Last-Event-ID`, which comes first.
+    after: Option<u64>,
 }
 
-async fn health(State(api): State<Api>, headers: HeaderMap) -> Response {
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Follow {
+    /// 1 waits for what is still to be printed.
+    follow: Option<u8>,
+}
+
+pub(super) async fn health(State(api): State<Api>, headers: HeaderMap) -> Response {
     let steps = &api.steps;
     let why = match steps.engine().check().await {
         Err(fault) => {
@@ -75,10 +71,14 @@ async fn health(State(api): State<Api>, headers: HeaderMap) -> Response {
     }
 }
 
-async fn run(State(api): State<Api>, request: Request) -> Result<Response, Refusal> {
-    let after = position(request.headers(), request.uri().query())?;
-    let spec = spec_of(request.into_body()).await?;
-    let step = api.steps.take(spec).await.map_err(refusal)?;
+pub(super) async fn run(
+    State(api): State<Api>,
+    Asked(asked): Asked<After>,
+    headers: HeaderMap,
+    Object(body): Object,
+) -> Result<Response, Refusal> {
+    let after = position(&headers, &asked)?;
+    let step = api.steps.take(spec_of(&body)?).await.map_err(refusal)?;
     let id = step.id.to_string();
     let mut response = stream(&api, &step, after)?;
     let id = id.parse().map_err(|_| anyhow::anyhow!("a step id is a header value"))?;
@@ -86,15 +86,8 @@ async fn run(State(api): State<Api>, request: Request) -> Result<Response, Refus
     Ok(response)
 }
 
-async fn spec_of(body: Body) -> Result<StepSpec, Refusal> {
-    let bytes = axum::body::to_bytes(body, limits::BODY_BYTES).await.map_err(|_| {
-        Refusal::new(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            format!("the body is longer than {} bytes, or broke off", limits::BODY_BYTES),
-            "put long inputs into the image",
-        )
-    })?;
-    serde_json::from_slice(&bytes).map_err(|error| match field_at_fault(&bytes) {
+fn spec_of(body: &[u8]) -> Result<StepSpec, Refusal> {
+    serde_json::from_slice(body).map_err(|error| match field_at_fault(body) {
         Some(problem) => refusal(NotTaken::BadSpec(problem)),
         None => Refusal::bad_body(&error),
     })
@@ -111,24 +104,30 @@ fn field_at_fault(body: &[u8]) -> Option<String> {
     })
 }
 
-async fn metrics(State(api): State<Api>) -> Response {
+pub(super) async fn metrics(State(api): State<Api>) -> Response {
     let mut scrape = api.steps.scrape();
     scrape.gauge("sse_readers", "Open streams of events", sse_readers());
     ([(header::CONTENT_TYPE, crate::metrics::CONTENT_TYPE)], scrape.text()).into_response()
 }
 
-async fn list(State(api): State<Api>) -> Result<Response, Refusal> {
+pub(super) async fn list(State(api): State<Api>) -> Result<Response, Refusal> {
     let views = tokio::task::spawn_blocking(move || api.steps.list()).await;
     let views: Vec<StepView> = views.map_err(anyhow::Error::from)?.map_err(anyhow::Error::from)?;
     Ok(json(&views).into_response())
 }
 
-async fn view(State(api): State<Api>, Path(id): Path<String>) -> Result<Response, Refusal> {
+pub(super) async fn view(
+    State(api): State<Api>,
+    Segments(id): Segments<String>,
+) -> Result<Response, Refusal> {
     let step = known(&api, &id)?;
     Ok(json(&step.view().map_err(anyhow::Error::from)?).into_response())
 }
 
-async fn cancel(State(api): State<Api>, Path(id): Path<String>) -> Result<Response, Refusal> {
+pub(super) async fn cancel(
+    State(api): State<Api>,
+    Segments(id): Segments<String>,
+) -> Result<Response, Refusal> {
     let step = known(&api, &id)?;
     step.ask_to_stop(Reason::CancelAsked);
     if tokio::time::timeout(limits::CANCEL, step.is_settled()).await.is_err() {
@@ -141,25 +140,25 @@ async fn cancel(State(api): State<Api>, Path(id): Path<String>) -> Result<Respon
     Ok(json(&step.view().map_err(anyhow::Error::from)?).into_response())
 }
 
-async fn events(
+pub(super) async fn events(
     State(api): State<Api>,
-    Path(id): Path<String>,
+    Segments(id): Segments<String>,
+    Asked(asked): Asked<After>,
     headers: HeaderMap,
-    request: Request,
 ) -> Result<Response, Refusal> {
-    let after = position(&headers, request.uri().query())?;
+    let after = position(&headers, &asked)?;
     let step = known(&api, &id)?;
     stream(&api, &step, after)
 }
 
-async fn output(
+pub(super) async fn output(
     State(api): State<Api>,
-    Path(id): Path<String>,
-    Query(query): Query<HashMap<String, String>>,
+    Segments(id): Segments<String>,
+    Asked(asked): Asked<Follow>,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
     let step = known(&api, &id)?;
-    let follow = query.get("follow").is_some_and(|follow| follow == "1");
+    let follow = asked.follow.unwrap_or(0) != 0;
     let range = headers.get(header::RANGE).and_then(|range| range.to_str().ok());
     output::respond(&step, follow, range, api.cut).await
 }
@@ -198,19 +197,8 @@ fn frames(reader: Reader, reading: Reading) -> impl Stream<Item = Bytes> + Send 
 }
 
 /// Where to go on: `Last-Event-ID`, as browsers and our own clients send it, or `?after=`.
-fn position(headers: &HeaderMap, query: Option<&str>) -> Result<u64, Refusal> {
-    let header = headers.get("last-event-id").and_then(|id| id.to_str().ok());
-    let asked = query.and_then(|query| query.split('&').find_map(|pair| pair.strip_prefix("after=")));
-    match header.or(asked) {
-        None | Some("") => Ok(0),
-        Some(text) => text.parse().map_err(|_| {
-            Refusal::new(
-                StatusCode::UNPROCESSABLE_ENTITY,
-                format!("a position is a number, not {text:?}"),
-                "resume with the id of the last event that was seen",
-            )
-        }),
-    }
+fn position(headers: &HeaderMap, asked: &After) -> Result<u64, Refusal> {
+    Ok(last_event_id(headers)?.or(asked.after).unwrap_or(0))
 }
 
 fn known(api: &Api, id: &str) -> Result<Arc<Step>, Refusal> {
@@ -231,7 +219,7 @@ fn no_such_step(id: &str) -> Refusal {
     Refusal::new(StatusCode::NOT_FOUND, format!("there is no step {id}"), "GET /steps lists the steps")
 }
 
-async fn no_such_route(request: Request) -> Refusal {
+pub(super) async fn no_such_route(request: Request) -> Refusal {
     Refusal::new(
         StatusCode::NOT_FOUND,
         format!("a worker has no {}", request.uri().path()),
@@ -239,7 +227,7 @@ async fn no_such_route(request: Request) -> Refusal {
     )
 }
 
-async fn no_such_method(request: Request) -> Refusal {
+pub(super) async fn no_such_method(request: Request) -> Refusal {
     Refusal::new(
         StatusCode::METHOD_NOT_ALLOWED,
         format!("{} does not take {}", request.uri().path(), request.method()),

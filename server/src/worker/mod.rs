@@ -14,6 +14,7 @@ mod life;
 mod output;
 pub(crate) mod queue;
 mod records;
+mod routes;
 pub(crate) mod spool;
 mod step;
 mod steps;
@@ -37,10 +38,10 @@ use engine::{Docker, Engine, Fault};
 use steps::{Capacity, Steps};
 
 pub(crate) use disk::room;
-#[cfg(test)]
-pub(crate) use engine::Fake;
 pub(crate) use engine::{Deadlines, DockerFacts};
 pub(crate) use steps::Patience;
+#[cfg(test)]
+pub(crate) use {engine::Fake, routes::DOCUMENT};
 
 /// What `--worker` is told by its flags.
 pub(crate) struct Options {
@@ -222,7 +223,7 @@ impl Worker {
         let steps =
             opened.await.map_err(std::io::Error::other).and_then(|opened| opened).map_err(unusable)?;
         let (cut, closing) = (CancellationToken::new(), CancellationToken::new());
-        let router = api::router(api::Api { steps: steps.clone(), cut: cut.clone() }, token);
+        let router = routes::router(api::Api { steps: steps.clone(), cut: cut.clone() }, token);
         let serving = tokio::spawn(http::serve(listener, router, closing.clone()));
         let housekeeping = tokio::spawn(keep_house(steps.clone()));
         Ok(Worker { address, steps, cut, closing, serving, housekeeping, _folder: folder })

@@ -87,3 +87,51 @@ async fn requests_that_cannot_be_meant_are_refused_by_name() {
     assert_eq!(answer.status(), StatusCode::UNPROCESSABLE_ENTITY);
     assert!(answer.text().await.unwrap().contains("onyl"));
 }
+
+/// Serde takes a list for a struct, its values in the order of the fields.
+#[tokio::test]
+async fn a_body_that_is_a_list_is_refused() {
+    let ci = Ci::with("class One(Stage):\n    def task_a(self): run(WORKER, IMAGE, 'print x')\n").await;
+    let (boss, worker) = (&ci.boss.base, &ci.worker.base);
+    for (url, list) in [
+        (format!("{boss}/api/runs"), "[]"),
+        (format!("{boss}/api/runs"), " [null]"),
+        (format!("{boss}/api/runs/1/rerun"), "[null]"),
+        (format!("{worker}/run"), r#"["busybox", "print x"]"#),
+    ] {
+        let asked = ci.http.post(&url).bearer_auth(&ci.token).header("content-type", "application/json");
+        let answer = asked.body(list).send().await.unwrap();
+        assert_eq!(answer.status(), StatusCode::UNPROCESSABLE_ENTITY, "{url} {list}");
+        let problem: serde_json::Value = answer.json().await.unwrap();
+        assert!(problem["error"].as_str().unwrap().contains("list"), "{url} {list}: {problem}");
+    }
+    assert_eq!(ci.get("/api/runs").await["runs"], serde_json::json!([]));
+}
+
+/// What is misspelt behind the `?`, and a position that is none, must not be taken for nothing at all.
+#[tokio::test]
+async fn what_stands_behind_the_question_mark_is_refused_by_name() {
+    let ci = Ci::with("class One(Stage):\n    def task_a(self): run(WORKER, IMAGE, 'print x')\n").await;
+    let run = ci.start().await;
+    for (base, path, name) in [
+        (&ci.boss.base, "/api/runs?befroe=3".to_owned(), "befroe"),
+        (&ci.boss.base, format!("/api/runs/{run}/events?afetr=3"), "afetr"),
+        (&ci.boss.base, format!("/api/runs/{run}/tasks/One.a/output?attempt=last"), "attempt"),
+        (&ci.worker.base, "/steps/x/events?afetr=3".to_owned(), "afetr"),
+        (&ci.worker.base, "/steps/x/output?follow=yes".to_owned(), "follow"),
+    ] {
+        let answer = ci.http.get(format!("{base}{path}")).bearer_auth(&ci.token).send().await.unwrap();
+        assert_eq!(answer.status(), StatusCode::UNPROCESSABLE_ENTITY, "{path}");
+        let text = answer.text().await.unwrap();
+        assert!(text.contains(name), "{path}: {text}");
+    }
+    for (base, path) in
+        [(&ci.boss.base, format!("/api/runs/{run}/events")), (&ci.worker.base, "/steps/x/events".to_owned())]
+    {
+        let asked =
+            ci.http.get(format!("{base}{path}")).bearer_auth(&ci.token).header("last-event-id", "last");
+        let answer = asked.send().await.unwrap();
+        assert_eq!(answer.status(), StatusCode::UNPROCESSABLE_ENTITY, "{path}");
+        assert!(answer.text().await.unwrap().contains("Last-Event-ID"), "{path}");
+    }
+}
