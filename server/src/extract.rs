@@ -86,7 +86,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Sent<T> {
 
 /// Where a reader of events stands: the id of the last event that it saw, as its browser or itself remembers.
 pub(crate) fn last_event_id<T: std::str::FromStr>(headers: &HeaderMap) -> Result<Option<T>, Refusal> {
-    let Some(id) = headers.get("last-event-id").filter(|id| !id.is_empty()) else { return Ok(None) };
+    let Some(id) = headers.get("last-event-id") else { return Ok(None) };
     match id.to_str().ok().and_then(|id| id.parse().ok()) {
         Some(id) => Ok(Some(id)),
         None => Err(Refusal::new(

@@ -8,6 +8,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodFilter, on};
 use bytes::Bytes;
 use schemars::generate::{SchemaGenerator, SchemaSettings};
+use schemars::transform::{RecursiveTransform, Transform as _};
 use schemars::{JsonSchema, Schema};
 use serde_json::{Map, Value, json};
 
@@ -97,10 +98,10 @@ pub(crate) enum Content {
     Json(Shape),
     /// Of this media type.
     Bytes(&'static str),
-    /// A JSON value a line.
+    /// A JSON value a line: what each is.
     Lines(Shape),
-    /// Server-sent events: what the `data:` of each is.
-    Events(Shape),
+    /// Server-sent events: what the `data:` of each is, and the names of those that have one and say something else.
+    Events(Shape, &'static [&'static str]),
 }
 
 impl Content {
@@ -112,8 +113,8 @@ impl Content {
         Content::Lines(shape::<T>)
     }
 
-    pub(crate) fn events<T: JsonSchema>() -> Content {
-        Content::Events(shape::<T>)
+    pub(crate) fn events<T: JsonSchema>(named: &'static [&'static str]) -> Content {
+        Content::Events(shape::<T>, named)
     }
 }
 
@@ -142,9 +143,12 @@ impl Operation {
         self.refusing(&[400, 413, 422])
     }
 
-    pub(crate) fn resumable(mut self) -> Operation {
+    /// Positions are `T`.
+    pub(crate) fn resumable<T: JsonSchema>(mut self) -> Operation {
         let words = "The id of the last event that was seen: what follows it is sent";
-        self.headers.push(("Last-Event-ID", json!({"type": "integer", "minimum": 0}), words));
+        let mut schema = T::json_schema(&mut settings().into_generator());
+        bound(&mut schema);
+        self.headers.push(("Last-Event-ID", schema.into(), words));
         self.refusing(&[422])
     }
 
@@ -238,17 +242,37 @@ impl Document {
             "responses": responses,
         });
         if let Some(body) = operation.body {
-            let schema = body(&mut reading);
-            let required = schema.get("required").is_some();
+            let mut schema = body(&mut reading);
+            bound(&mut schema);
             told["requestBody"] =
-                json!({"required": required, "content": {"application/json": {"schema": schema}}});
+                json!({"required": true, "content": {"application/json": {"schema": schema}}});
         }
         told
     }
 
-    /// OpenAPI 3.2 has a keyword of that name for it.
-    fn items(&mut self, shape: Shape) -> Value {
-        json!({"schema": {"type": "string"}, "x-itemSchema": shape(&mut self.generator)})
+    /// In OpenAPI 3.1 the schema of a stream is that of one of its items.
+    fn event(&mut self, shape: Shape, named: &[&str]) -> Value {
+        let data = json!({
+            "type": "string",
+            "contentMediaType": "application/json",
+            "contentSchema": shape(&mut self.generator),
+        });
+        let id = json!({"type": "string", "pattern": "^[0-9]+$"});
+        let plain = json!({
+            "type": "object",
+            "properties": {"id": id, "event": {"const": "message"}, "data": data},
+            "required": ["id", "data"],
+        });
+        if named.is_empty() {
+            return plain;
+        }
+        let data = json!({"type": "string", "contentMediaType": "application/json"});
+        let named = json!({
+            "type": "object",
+            "properties": {"id": id, "event": {"enum": named}, "data": data},
+            "required": ["event", "data"],
+        });
+        json!({"anyOf": [plain, named]})
     }
 
     fn refusal(&mut self, status: u16) -> Value {
@@ -269,8 +293,12 @@ impl Document {
                     ("application/json".to_owned(), json!({"schema": shape(&mut self.generator)}))
                 }
                 Content::Bytes(kind) => ((*kind).to_owned(), json!({})),
-                Content::Lines(shape) => ("application/x-ndjson".to_owned(), self.items(*shape)),
-                Content::Events(shape) => ("text/event-stream".to_owned(), self.items(*shape)),
+                Content::Lines(shape) => {
+                    ("application/x-ndjson".to_owned(), json!({"schema": shape(&mut self.generator)}))
+                }
+                Content::Events(shape, named) => {
+                    ("text/event-stream".to_owned(), json!({"schema": self.event(*shape, named)}))
+                }
             })
             .collect();
         let mut told = json!({"description": answer.words});
@@ -289,6 +317,21 @@ fn settings() -> SchemaSettings {
         settings.definitions_path = "/components/schemas".into();
         settings.meta_schema = None;
     })
+}
+
+/// Schemars says how wide a number is by its format only.
+fn bound(schema: &mut Schema) {
+    let mut one = |schema: &mut Schema| {
+        let most = match schema.get("format").and_then(Value::as_str) {
+            Some("uint32") => u64::from(u32::MAX),
+            Some("uint64") => u64::MAX,
+            Some(_) | None => return,
+        };
+        if schema.get("maximum").is_none() {
+            schema.insert("maximum".to_owned(), most.into());
+        }
+    };
+    RecursiveTransform(&mut one).transform(schema);
 }
 
 /// What stands in braces.
@@ -314,7 +357,8 @@ fn inline<T: JsonSchema>() -> Value {
 }
 
 /// Each field of an object. Null is no value of a query: what is not said is left out.
-fn query_parameters(object: Schema) -> Vec<Value> {
+fn query_parameters(mut object: Schema) -> Vec<Value> {
+    bound(&mut object);
     let properties = object.get("properties").and_then(Value::as_object).cloned().unwrap_or_default();
     let parameter = |(name, mut schema): (String, Value)| {
         if let Some(kind) = schema.get("type").and_then(|types| types.as_array()?.first()).cloned() {

@@ -156,9 +156,15 @@ pub(super) async fn show(
     json(StatusCode::OK, &RunView::of(&api.runs.state(number(&run)?).await?))
 }
 
+/// A body that has nothing to say.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Nothing {}
+
 pub(super) async fn cancel(
     State(api): State<Api>,
     Segments(run): Segments<String>,
+    Sent(Nothing {}): Sent<Nothing>,
 ) -> Result<Response, Refusal> {
     let run = number(&run)?;
     api.runs.cancel(run).await?;
@@ -372,6 +378,9 @@ pub(crate) struct NewLink {
     pub(crate) link: String,
 }
 
-pub(super) async fn new_link(State(api): State<Api>) -> Result<Response, Refusal> {
+pub(super) async fn new_link(
+    State(api): State<Api>,
+    Sent(Nothing {}): Sent<Nothing>,
+) -> Result<Response, Refusal> {
     json(StatusCode::CREATED, &NewLink { link: api.sessions.new_link() })
 }

@@ -88,12 +88,12 @@ fn guarded() -> Routes<Api> {
             "/api/runs/{run}/events",
             api::events,
             of_a_run(Operation::new("follow_run", "All that happened and will happen in a run"))
-                .resumable()
+                .resumable::<u32>()
                 .query::<api::After>()
                 .answering(
                     200,
                     "Its events, and once it is at rest one named `end`",
-                    [Content::events::<RunEvent>()],
+                    [Content::events::<RunEvent>(&["end", "alive"])],
                 )
                 .answering(204, "It is at rest, and all of it was told", []),
         )
@@ -101,6 +101,7 @@ fn guarded() -> Routes<Api> {
             "/api/runs/{run}/cancel",
             api::cancel,
             of_a_run(answered(Operation::new("cancel_run", "Cancels a run"), Content::json::<RunView>()))
+                .body::<api::Nothing>()
                 .refusing(&[409, 415]),
         )
         .post(
@@ -134,12 +135,12 @@ fn guarded() -> Routes<Api> {
             "/api/events",
             api::comings,
             Operation::new("follow_runs", "The runs that start and end")
-                .resumable()
+                .resumable::<u32>()
                 .query::<api::After>()
                 .answering(
                     200,
                     "A run as it is now; one named `removed` where there is none of that number any more",
-                    [Content::events::<RunSummary>()],
+                    [Content::events::<RunSummary>(&["removed", "alive"])],
                 )
                 .refusing(&[503]),
         )
@@ -161,6 +162,7 @@ fn guarded() -> Routes<Api> {
             "/api/login-links",
             api::new_link,
             Operation::new("new_login_link", "A link that opens the page once")
+                .body::<api::Nothing>()
                 .answering(201, "It is good for some minutes", [Content::json::<NewLink>()])
                 .refusing(&[415]),
         )

@@ -55,7 +55,11 @@ fn guarded() -> Routes<Api> {
     };
     let streamed = |operation: Operation| {
         let words = "Its events, to the last or until the reader leaves";
-        operation.resumable().query::<api::After>().answering(200, words, [Content::events::<StepEvent>()])
+        operation.resumable::<u64>().query::<api::After>().answering(
+            200,
+            words,
+            [Content::events::<StepEvent>(&[])],
+        )
     };
     Routes::new()
         .get("/openapi.json", async || openapi::response(&DOCUMENT), openapi::operation())

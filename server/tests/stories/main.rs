@@ -19,6 +19,7 @@ mod looks;
 mod metrics;
 mod network;
 mod odd_workers;
+mod openapi;
 mod output;
 mod page;
 mod readers;
