@@ -12,6 +12,7 @@
 
 mod again;
 mod api;
+mod checkup;
 mod names;
 mod output;
 mod pipeline;
@@ -25,6 +26,7 @@ pub use api::{
     Health, OnlyTasks, Page, Problem, RunCreated, RunSummary, RunView, StepView, TaskView, WorkerView,
     WorkersView,
 };
+pub use checkup::{Check, CheckState, Checkup};
 pub use names::{BadName, RunKey, RunNumber, Seq, StepId, TaskId, step_id};
 pub use output::{Bytes, Mark, OutputMark, Stream};
 pub use pipeline::{Pipeline, Stage, Task};

@@ -92,6 +92,7 @@ impl Browser {
             Effect::LogIn(_)
             | Effect::FetchPipeline
             | Effect::FetchWorkers
+            | Effect::FetchCheckup
             | Effect::FetchRuns { .. }
             | Effect::StartRun { .. }
             | Effect::Cancel(_)

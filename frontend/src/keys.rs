@@ -19,6 +19,7 @@ pub(crate) struct Key {
 pub(crate) enum Place {
     Anywhere,
     Runs,
+    Doctor,
     Run,
     Output,
     /// The field in which an output is searched.
@@ -48,11 +49,13 @@ pub(crate) const SHORTCUTS: &[Shortcut] = &[
     // The browser itself follows the link that the cursor is on.
     key(Place::Anywhere, &["Enter"], "open it", |_| None),
     key(Place::Anywhere, &["Escape"], "back", |model| Some(back(model))),
+    key(Place::Anywhere, &["d"], "what is missing on the boss's machine", |_| Some(Msg::GoTo(Route::Doctor))),
     key(Place::Anywhere, &["?"], "these keys", |_| Some(Msg::ToggleHelp)),
     key(Place::Runs, &["r"], "run the pipeline", |_| Some(Msg::WantRun { only: None })),
     key(Place::Runs, &["o"], "older runs", |_| Some(Msg::WantOlderRuns)),
     key(Place::Runs, &["e"], "read the pipedef again", |_| Some(Msg::WantPipeline)),
     key(Place::Runs, &["h"], "ask the workers how they are", |_| Some(Msg::WantWorkers)),
+    key(Place::Doctor, &["h"], "look again", |_| Some(Msg::WantCheckup)),
     key(Place::Run, &["f"], "to the first failure", |_| Some(Msg::GoToFirstBad)),
     key(Place::Run, &["n"], "only what did not pass", |model| Some(Msg::SetFilter(other_filter(model)))),
     key(Place::Run, &["/"], "search the tasks", |_| Some(Msg::WantSearch)),
@@ -75,9 +78,10 @@ impl Place {
         match (self, &model.page) {
             (Place::Anywhere, _) => true,
             (Place::Runs, page) => matches!(page, Page::Runs(_)),
+            (Place::Doctor, page) => matches!(page, Page::Doctor(_)),
             (Place::Run, page) => matches!(page, Page::Run(_)),
             (Place::Output | Place::Find, Page::Run(page)) => page.task.is_some(),
-            (Place::Output | Place::Find, Page::Runs(_) | Page::Nowhere) => false,
+            (Place::Output | Place::Find, Page::Runs(_) | Page::Doctor(_) | Page::Nowhere) => false,
         }
     }
 
@@ -85,6 +89,7 @@ impl Place {
         match self {
             Place::Anywhere => "anywhere",
             Place::Runs => "runs",
+            Place::Doctor => "doctor",
             Place::Run => "run",
             Place::Output => "output",
             Place::Find => "while you type what to search in the output",
@@ -99,7 +104,9 @@ pub(crate) fn msg_for_key(model: &Model, key: &Key) -> Option<Msg> {
     }
     let heard = |s: &Shortcut| match s.place {
         Place::Find => key.finding,
-        Place::Anywhere | Place::Runs | Place::Run | Place::Output => !key.finding || key.name == "Escape",
+        Place::Anywhere | Place::Runs | Place::Doctor | Place::Run | Place::Output => {
+            !key.finding || key.name == "Escape"
+        }
     };
     let meant = |s: &&Shortcut| s.names.contains(&key.name.as_str()) && heard(s) && s.place.includes(model);
     SHORTCUTS.iter().rev().filter(meant).find_map(|shortcut| (shortcut.msg)(model))
@@ -133,7 +140,7 @@ fn back(model: &Model) -> Msg {
         }
         (Page::Run(page), _) if !page.search.is_empty() => Msg::Search(String::new()),
         (_, Route::Task { run, .. }) => Msg::GoTo(Route::Run(*run)),
-        (_, Route::Run(_) | Route::Nowhere(_) | Route::Runs) => Msg::GoTo(Route::Runs),
+        (_, Route::Run(_) | Route::Doctor | Route::Nowhere(_) | Route::Runs) => Msg::GoTo(Route::Runs),
     }
 }
 

@@ -1,8 +1,8 @@
 //! All that the page knows. It changes in `update` only.
 
 use common::{
-    Outcome, Pipeline, Problem, RunNumber, RunState, RunSummary, StageRun, TaskId, TaskRun, TaskState,
-    WorkerView,
+    Checkup, Outcome, Pipeline, Problem, RunNumber, RunState, RunSummary, StageRun, TaskId, TaskRun,
+    TaskState, WorkerView,
 };
 use std::rc::Rc;
 
@@ -61,6 +61,8 @@ pub(crate) enum Live {
 pub(crate) enum Page {
     Runs(Box<RunsPage>),
     Run(Box<RunPage>),
+    /// What is missing on the boss's machine.
+    Doctor(Remote<Checkup>),
     Nowhere,
 }
 
@@ -259,7 +261,7 @@ impl Model {
     pub(crate) fn run_page(&self) -> Option<&RunPage> {
         match &self.page {
             Page::Run(page) => Some(page),
-            Page::Runs(_) | Page::Nowhere => None,
+            Page::Runs(_) | Page::Doctor(_) | Page::Nowhere => None,
         }
     }
 

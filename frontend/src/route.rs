@@ -5,6 +5,8 @@ use common::{RunNumber, TaskId};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Route {
     Runs,
+    /// What is missing on the boss's machine.
+    Doctor,
     Run(RunNumber),
     /// Without an attempt: the latest.
     Task {
@@ -24,6 +26,7 @@ impl Route {
         let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
         let found = match parts[..] {
             [] | ["runs"] => Some(Route::Runs),
+            ["doctor"] => Some(Route::Doctor),
             ["runs", run] => number(run).map(Route::Run),
             ["runs", run, task] => read_task(run, task, query),
             _ => None,
@@ -34,6 +37,7 @@ impl Route {
     pub(crate) fn url(&self) -> String {
         match self {
             Route::Runs => "/".to_owned(),
+            Route::Doctor => "/doctor".to_owned(),
             Route::Run(run) => format!("/runs/{run}"),
             Route::Task { run, task, attempt, line } => {
                 let attempt = attempt.map(|n| format!("attempt={n}"));
@@ -49,7 +53,7 @@ impl Route {
     pub(crate) fn run(&self) -> Option<RunNumber> {
         match self {
             Route::Run(run) | Route::Task { run, .. } => Some(*run),
-            Route::Runs | Route::Nowhere(_) => None,
+            Route::Runs | Route::Doctor | Route::Nowhere(_) => None,
         }
     }
 }

@@ -7,7 +7,7 @@ mod tail;
 
 pub(crate) use pages::{run_element, task_element};
 
-use common::{OutputMark, Pipeline, Problem, RunEvent, RunNumber, RunSummary, TaskId, WorkerView};
+use common::{Checkup, OutputMark, Pipeline, Problem, RunEvent, RunNumber, RunSummary, TaskId, WorkerView};
 
 use crate::keys::{self, Key};
 use crate::log::Viewport;
@@ -42,6 +42,9 @@ pub(crate) enum Msg {
     GotWorkers(Result<Vec<WorkerView>, Problem>),
     /// Somebody wants to know how the workers are now.
     WantWorkers,
+    GotCheckup(Result<Checkup, Problem>),
+    /// Somebody wants the boss's machine looked at once more.
+    WantCheckup,
     WantOlderRuns,
     /// A run of the whole pipeline, or of some of its tasks.
     WantRun {
@@ -62,6 +65,8 @@ pub(crate) enum Msg {
     /// Whether the run is there at all, and can be asked for.
     Probed(Result<(), Problem>),
     RunChanged(RunSummary),
+    /// It was one of the oldest, and only so many are kept.
+    RunRemoved(RunNumber),
     Event {
         run: RunNumber,
         event: Box<RunEvent>,
@@ -122,6 +127,7 @@ pub(crate) enum Effect {
     LogIn(String),
     FetchPipeline,
     FetchWorkers,
+    FetchCheckup,
     FetchRuns {
         before: Option<RunNumber>,
     },
@@ -260,7 +266,11 @@ pub(crate) fn update(model: &mut Model, msg: Msg) -> Vec<Effect> {
         | Msg::WantRun { .. }
         | Msg::RunStarted(_) => match &mut model.page {
             Page::Runs(page) => pages::update_runs(page, msg),
-            Page::Run(_) | Page::Nowhere => vec![Effect::Still],
+            Page::Run(_) | Page::Doctor(_) | Page::Nowhere => vec![Effect::Still],
+        },
+        Msg::GotCheckup(_) | Msg::WantCheckup => match &mut model.page {
+            Page::Doctor(checkup) => pages::update_doctor(checkup, msg),
+            Page::Runs(_) | Page::Run(_) | Page::Nowhere => vec![Effect::Still],
         },
 
         Msg::FeedOpened
@@ -269,6 +279,7 @@ pub(crate) fn update(model: &mut Model, msg: Msg) -> Vec<Effect> {
         | Msg::FeedDue
         | Msg::Probed(_)
         | Msg::RunChanged(_)
+        | Msg::RunRemoved(_)
         | Msg::Event { .. } => feed::update(model, msg),
 
         Msg::WantSearch => vec![Effect::Still, Effect::Focus(SEARCH_ELEMENT.to_owned())],
@@ -288,7 +299,7 @@ pub(crate) fn update(model: &mut Model, msg: Msg) -> Vec<Effect> {
         | Msg::GotTail { .. }
         | Msg::ShowAll => match &mut model.page {
             Page::Run(page) => pages::update_run(page, msg),
-            Page::Runs(_) | Page::Nowhere => vec![Effect::Still],
+            Page::Runs(_) | Page::Doctor(_) | Page::Nowhere => vec![Effect::Still],
         },
 
         Msg::ToggleWrap => {
@@ -346,7 +357,7 @@ pub(crate) fn ticking(model: &Model) -> Option<u32> {
             Remote::Loaded(_) => Some(30_000),
             Remote::Loading | Remote::Failed(_) => None,
         },
-        Page::Nowhere => None,
+        Page::Doctor(_) | Page::Nowhere => None,
     }
 }
 

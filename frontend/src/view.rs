@@ -1,5 +1,6 @@
 //! The page as a function of the model. Every part is a plain function; none of them knows the browser.
 
+mod doctor;
 mod groups;
 mod history;
 mod log;
@@ -28,6 +29,7 @@ pub(crate) fn view(model: &Model, send: &Callback<Msg>) -> Html {
         (Session::Closed(problem), _) => view_closed(problem),
         (Session::Open, Page::Runs(page)) => history::view(model, page, send),
         (Session::Open, Page::Run(page)) => run::view(model, page, send),
+        (Session::Open, Page::Doctor(checkup)) => doctor::view(checkup, send),
         (Session::Open, Page::Nowhere) => view_nowhere(&model.route),
     };
     html! {
@@ -46,9 +48,12 @@ fn view_top(model: &Model, send: &Callback<Msg>) -> Html {
     let run = model.route.run().map(|run| {
         html! { <><span class="slash">{ "/" }</span><a href={Route::Run(run).url()}>{ format!("run {run}") }</a></> }
     });
-    let task = match &model.route {
+    let last = match &model.route {
         Route::Task { task, .. } => html! {
             <><span class="slash">{ "/" }</span><a href={model.route.url()} aria-current="page">{ task.to_string() }</a></>
+        },
+        Route::Doctor => html! {
+            <><span class="slash">{ "/" }</span><a href={model.route.url()} aria-current="page">{ "doctor" }</a></>
         },
         Route::Runs | Route::Run(_) | Route::Nowhere(_) => html! {},
     };
@@ -57,7 +62,7 @@ fn view_top(model: &Model, send: &Callback<Msg>) -> Html {
             <nav aria-label="where you are">
                 <a class="brand" href="/">{ "bettertest" }</a>
                 { run }
-                { task }
+                { last }
             </nav>
             if model.session == Session::Open {
                 { view_live(model.live) }
@@ -116,7 +121,8 @@ fn view_nowhere(route: &Route) -> Html {
 
 /// Drawn from the table that `msg_for_key` goes by.
 fn view_help(model: &Model, send: &Callback<Msg>) -> Html {
-    let places = [Place::Anywhere, Place::Runs, Place::Run, Place::Output, Place::Find].into_iter();
+    let places =
+        [Place::Anywhere, Place::Runs, Place::Doctor, Place::Run, Place::Output, Place::Find].into_iter();
     let lists = places.filter(|place| place.includes(model)).map(|place| {
         let rows = SHORTCUTS.iter().filter(|shortcut| shortcut.place == place).map(|shortcut| {
             let names = shortcut.names.iter().map(|name| html! { <kbd>{ keys::cap(name) }</kbd> });

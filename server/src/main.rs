@@ -4,7 +4,6 @@ mod archive;
 mod auth;
 mod backup_command;
 mod boss;
-mod checkup;
 mod cli;
 mod columns;
 mod data_dir;

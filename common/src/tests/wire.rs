@@ -39,6 +39,7 @@ fn samples_read_and_write_the_same() {
     same_both_ways::<Health>("health");
     same_both_ways::<WorkerView>("worker_view_");
     same_both_ways::<OnlyTasks>("only_tasks");
+    same_both_ways::<Checkup>("checkup");
 }
 
 #[test]

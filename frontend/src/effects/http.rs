@@ -55,6 +55,7 @@ async fn answer_to(effect: Effect) -> Result<Option<Msg>, Problem> {
             let answer = read::<WorkersView>(text("/api/workers", None).await)?;
             Msg::GotWorkers(answer.map(|answer| answer.workers))
         }
+        Effect::FetchCheckup => Msg::GotCheckup(read(text("/api/doctor", None).await)?),
         Effect::FetchRuns { before } => {
             let query = before.map(|run| format!("?before={run}")).unwrap_or_default();
             Msg::GotRuns { before, answer: read(text(&format!("/api/runs{query}"), None).await)? }

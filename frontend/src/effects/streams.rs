@@ -1,5 +1,6 @@
 //! The two streams: events by `EventSource`, an attempt's output as raw bytes by `fetch`.
 
+use common::RunNumber;
 use gloo_events::EventListener;
 use gloo_timers::callback::{Interval, Timeout};
 use serde::de::DeserializeOwned;
@@ -27,6 +28,12 @@ pub(super) struct OpenFeed {
     source: EventSource,
     _watchdog: Interval,
     _listeners: Vec<EventListener>,
+}
+
+/// Of the list of all runs: there is none of that number any more.
+#[derive(serde::Deserialize)]
+struct Removed {
+    run: RunNumber,
 }
 
 /// What an event of the stream means.
@@ -74,6 +81,7 @@ impl OpenFeed {
                 }),
             ),
             alive,
+            listen("removed", Box::new(|_, event| read(event, |Removed { run }| Msg::RunRemoved(run)))),
         ];
         let watchdog = {
             let (inbox, of) = (inbox.clone(), source.clone());

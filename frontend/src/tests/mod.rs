@@ -1,4 +1,5 @@
 mod ansi;
+mod doctor;
 mod feed;
 mod keys;
 mod log;

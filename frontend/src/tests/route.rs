@@ -20,6 +20,7 @@ fn every_page_has_an_address_that_leads_back_to_it() {
     };
     for (route, url) in [
         (Route::Runs, "/"),
+        (Route::Doctor, "/doctor"),
         (Route::Run(RunNumber(7)), "/runs/7"),
         (task("TestUnit", "models", None, None), "/runs/7/TestUnit.models"),
         (task("TestUnit", "models", Some(2), None), "/runs/7/TestUnit.models?attempt=2"),

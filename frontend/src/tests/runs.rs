@@ -197,3 +197,16 @@ fn how_the_workers_are_is_asked_when_somebody_looks() {
     assert_eq!(story.happens(Msg::Pressed(key)), [Effect::FetchWorkers]);
     assert_eq!(story.runs_page().workers, Remote::Loading);
 }
+
+#[test]
+fn a_run_that_is_removed_goes_from_the_list_and_its_page_says_so() {
+    let mut story = Story::at("/");
+    let runs = vec![summary(3, "ended"), summary(2, "ended")];
+    story.happens(Msg::GotRuns { before: None, answer: Ok(common::Page { runs, next: None }) });
+    story.happens(Msg::RunRemoved(RunNumber(2)));
+    let Remote::Loaded(history) = &story.runs_page().runs else { panic!("the runs are there") };
+    assert_eq!(history.runs.iter().map(|run| run.run.0).collect::<Vec<_>>(), [3]);
+    let mut story = Story::of_run_7();
+    assert_eq!(story.happens(Msg::RunRemoved(RunNumber(2))), [Effect::Still]);
+    assert_eq!(story.happens(Msg::RunRemoved(RunNumber(7))), [Effect::Probe(RunNumber(7))]);
+}

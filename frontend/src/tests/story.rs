@@ -158,7 +158,7 @@ impl Story {
     pub(super) fn runs_page(&self) -> &RunsPage {
         match &self.model.page {
             Page::Runs(page) => page,
-            Page::Run(_) | Page::Nowhere => panic!("the runs are not shown"),
+            Page::Run(_) | Page::Doctor(_) | Page::Nowhere => panic!("the runs are not shown"),
         }
     }
 

@@ -19,7 +19,7 @@ pub(super) fn update(model: &mut Model, msg: Msg) -> Vec<Effect> {
                 Page::Runs(_) if was_lost => vec![Effect::FetchRuns { before: None }, Effect::FetchPipeline],
                 // What was lost may have been the way to the boss: the output has to come on a new one, too.
                 Page::Run(page) if was_lost => output::seen(page, true),
-                Page::Runs(_) | Page::Run(_) | Page::Nowhere => vec![],
+                Page::Runs(_) | Page::Run(_) | Page::Doctor(_) | Page::Nowhere => vec![],
             }
         }
         Msg::FeedLost { feed, gave_up } => {
@@ -29,7 +29,7 @@ pub(super) fn update(model: &mut Model, msg: Msg) -> Vec<Effect> {
             };
             model.live = Live::Lost { tries };
             match (&model.page, feed) {
-                (Page::Nowhere, _) => vec![],
+                (Page::Doctor(_) | Page::Nowhere, _) => vec![],
                 _ if !gave_up => vec![],
                 // No stream for those who have it all: the run is at rest.
                 (Page::Run(_), Feed::Run { .. }) if at_rest(model) => ended(model),
@@ -65,7 +65,17 @@ pub(super) fn update(model: &mut Model, msg: Msg) -> Vec<Effect> {
                 vec![]
             }
             Page::Run(page) if page.run == summary.run && summary.verdict.is_none() => open(model),
-            Page::Run(_) | Page::Nowhere => vec![Effect::Still],
+            Page::Run(_) | Page::Doctor(_) | Page::Nowhere => vec![Effect::Still],
+        },
+        Msg::RunRemoved(run) => match &mut model.page {
+            Page::Runs(page) => {
+                if let Remote::Loaded(history) = &mut page.runs {
+                    history.runs.retain(|known| known.run != run);
+                }
+                vec![]
+            }
+            Page::Run(page) if page.run == run => vec![Effect::Probe(run)],
+            Page::Run(_) | Page::Doctor(_) | Page::Nowhere => vec![Effect::Still],
         },
         Msg::Event { run, event } => match &mut model.page {
             Page::Run(page) if page.run == run => {
@@ -75,7 +85,7 @@ pub(super) fn update(model: &mut Model, msg: Msg) -> Vec<Effect> {
                 }
                 effects
             }
-            Page::Run(_) | Page::Runs(_) | Page::Nowhere => vec![Effect::Still],
+            Page::Run(_) | Page::Runs(_) | Page::Doctor(_) | Page::Nowhere => vec![Effect::Still],
         },
         _ => vec![Effect::Still],
     }
@@ -86,7 +96,7 @@ fn ended(model: &Model) -> Vec<Effect> {
     match &model.page {
         Page::Run(_) if model.in_sight => vec![Effect::OpenFeed(Feed::Runs)],
         Page::Run(_) => vec![Effect::CloseFeed],
-        Page::Runs(_) | Page::Nowhere => vec![],
+        Page::Runs(_) | Page::Doctor(_) | Page::Nowhere => vec![],
     }
 }
 
@@ -103,7 +113,7 @@ pub(super) fn open(model: &Model) -> Vec<Effect> {
     match &model.page {
         Page::Runs(_) => vec![Effect::OpenFeed(Feed::Runs)],
         Page::Run(page) => vec![Effect::OpenFeed(Feed::Run { run: page.run, after: last_seq(page) })],
-        Page::Nowhere => vec![],
+        Page::Doctor(_) | Page::Nowhere => vec![],
     }
 }
 

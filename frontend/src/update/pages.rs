@@ -1,6 +1,6 @@
 //! Coming to a page, and what people do there.
 
-use common::{Phase, Problem, TaskId};
+use common::{Checkup, Phase, Problem, TaskId};
 
 use crate::model::{
     Asked, Filter, History, Live, Model, Page, Remote, RunPage, RunsPage, Session, TaskPane, shown,
@@ -32,6 +32,12 @@ pub(super) fn enter(model: &mut Model, route: Route) -> Vec<Effect> {
             }
             effects.extend(show_task(model, &route));
         }
+        Route::Doctor => {
+            model.page = Page::Doctor(Remote::Loading);
+            model.live = Live::Closed;
+            effects.extend([Effect::CloseFeed, Effect::CloseOutput, Effect::FetchCheckup]);
+            effects.push(Effect::ScrollToTop);
+        }
         Route::Nowhere(_) => {
             model.page = Page::Nowhere;
             model.live = Live::Closed;
@@ -62,7 +68,7 @@ fn show_task(model: &mut Model, route: &Route) -> Vec<Effect> {
             Some(pane) => vec![Effect::CloseOutput, Effect::Focus(task_element(&pane.task))],
             None => vec![],
         },
-        Route::Runs | Route::Nowhere(_) => vec![],
+        Route::Runs | Route::Doctor | Route::Nowhere(_) => vec![],
     }
 }
 
@@ -77,7 +83,7 @@ pub(super) fn seen(model: &mut Model, seen: bool) -> Vec<Effect> {
     let mut effects = match &mut model.page {
         Page::Run(page) => output::seen(page, seen),
         Page::Runs(_) if seen => vec![Effect::FetchRuns { before: None }, Effect::FetchPipeline],
-        Page::Runs(_) | Page::Nowhere => vec![],
+        Page::Runs(_) | Page::Doctor(_) | Page::Nowhere => vec![],
     };
     let running = model.run_state().is_some_and(|state| state.phase == Phase::Running);
     match seen {
@@ -92,7 +98,7 @@ pub(super) fn seen(model: &mut Model, seen: bool) -> Vec<Effect> {
 pub(super) fn focused(model: &Model) -> Vec<Effect> {
     match &model.page {
         Page::Runs(page) if !page.starting => vec![Effect::Still, Effect::FetchPipeline],
-        Page::Runs(_) | Page::Run(_) | Page::Nowhere => vec![Effect::Still],
+        Page::Runs(_) | Page::Run(_) | Page::Doctor(_) | Page::Nowhere => vec![Effect::Still],
     }
 }
 
@@ -129,6 +135,18 @@ pub(super) fn update_runs(page: &mut RunsPage, msg: Msg) -> Vec<Effect> {
             page.refused = Some(problem);
             // A pipedef that is broken now was read afresh: the page shows it as it is now.
             return vec![Effect::FetchPipeline];
+        }
+        _ => return vec![Effect::Still],
+    }
+    vec![]
+}
+
+pub(super) fn update_doctor(checkup: &mut Remote<Checkup>, msg: Msg) -> Vec<Effect> {
+    match msg {
+        Msg::GotCheckup(answer) => *checkup = answer.into(),
+        Msg::WantCheckup if *checkup != Remote::Loading => {
+            *checkup = Remote::Loading;
+            return vec![Effect::FetchCheckup];
         }
         _ => return vec![Effect::Still],
     }
@@ -217,7 +235,7 @@ pub(super) fn move_cursor(model: &mut Model, by: isize) -> Vec<Effect> {
             page.cursor = Some(next);
             vec![Effect::Still, Effect::Focus(element)]
         }
-        Page::Nowhere => vec![Effect::Still],
+        Page::Doctor(_) | Page::Nowhere => vec![Effect::Still],
     }
 }
 

@@ -18,6 +18,8 @@ pub(crate) fn title(model: &Model) -> String {
             (0, Some((word, _))) => return cut_off(model, format!("{} bettertest", sign(word))),
             (count, _) => format!("{} {count} running", sign("running")),
         },
+        (Session::Open, Page::Doctor(Remote::Loaded(checkup))) => format!("doctor: {}", checkup.headline),
+        (Session::Open, Page::Doctor(Remote::Loading | Remote::Failed(_))) => "doctor".to_owned(),
         (Session::Open, Page::Nowhere) => "nothing here".to_owned(),
         (Session::Opening, _) => "logging in".to_owned(),
         (Session::Closed(_), _) => "not logged in".to_owned(),

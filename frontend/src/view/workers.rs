@@ -5,6 +5,7 @@ use yew::prelude::*;
 
 use super::parts;
 use crate::model::{Remote, RunsPage};
+use crate::route::Route;
 use crate::update::Msg;
 
 pub(crate) fn view(page: &RunsPage, send: &Callback<Msg>) -> Html {
@@ -20,6 +21,7 @@ pub(crate) fn view(page: &RunsPage, send: &Callback<Msg>) -> Html {
         <section class="health" aria-labelledby="workers">
             <div class="health-head">
                 <h2 id="workers">{ "Workers" }</h2>
+                <a class="button quiet" href={Route::Doctor.url()}>{ "Doctor" }<kbd>{ "d" }</kbd></a>
                 <button class="quiet" disabled={page.workers == Remote::Loading} onclick={parts::on(send, Msg::WantWorkers)}>
                     { "Ask again" }<kbd>{ "h" }</kbd>
                 </button>

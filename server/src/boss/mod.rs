@@ -20,11 +20,11 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use crate::auth::Token;
-use crate::checkup::Checkup;
 use crate::data_dir::{DataDir, make_folder};
 use crate::error::SetupError;
 use crate::signals::{Signals, Stop};
 use crate::{http, limits};
+use common::Checkup;
 
 pub(crate) use api::{NewLink, Told, run_events};
 pub(crate) use output::OutputId;

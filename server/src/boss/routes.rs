@@ -4,13 +4,14 @@ use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::middleware::{from_fn, from_fn_with_state};
 use bytes::Bytes;
-use common::{OnlyTasks, OutputMark, Page, Pipeline, RunCreated, RunEvent, RunSummary, RunView, WorkersView};
+use common::{
+    Checkup, OnlyTasks, OutputMark, Page, Pipeline, RunCreated, RunEvent, RunSummary, RunView, WorkersView,
+};
 use serde_json::json;
 use std::sync::LazyLock;
 
 use super::api::{self, Api, NewLink};
 use super::sessions;
-use crate::checkup::Checkup;
 use crate::limits;
 use crate::openapi::{self, Content, Document, Operation, Routes};
 

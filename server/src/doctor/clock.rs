@@ -1,7 +1,7 @@
 //! Is this machine's clock right, as far as others can tell? Times in the history, sessions, and the deadlines by
 //! which workers remove what is left of others hang on it.
 
-use crate::checkup::Check;
+use common::Check;
 use std::time::{Duration, SystemTime};
 
 /// Nobody notices that much, and a `Date` of HTTP has whole seconds.
@@ -55,7 +55,7 @@ pub(super) fn check(now: SystemTime, others: &[Apart]) -> Check {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checkup::CheckState;
+    use common::CheckState;
 
     #[test]
     fn clocks_that_differ() {

@@ -2,7 +2,7 @@
 //! matters here? Steps run images of others, never privileged: what an image alone can do counts, what a
 //! privileged container could do does not.
 
-use crate::checkup::Check;
+use common::Check;
 
 use super::Seen;
 use crate::worker;
@@ -72,7 +72,7 @@ fn numbers(version: &str) -> Option<[u32; 3]> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checkup::CheckState::{self, Warning, Well};
+    use common::CheckState::{self, Warning, Well};
 
     #[test]
     fn versions_with_known_flaws() {

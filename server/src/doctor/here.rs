@@ -1,7 +1,7 @@
 //! What can be seen on this machine without asking anybody: Python, the disk and the token of the data directory. A
 //! look makes nothing: a data directory that is not there yet is none the worse for it.
 
-use crate::checkup::Check;
+use common::Check;
 use nix::unistd::{AccessFlags, access};
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt as _;

@@ -6,7 +6,7 @@ mod docker;
 mod here;
 mod places;
 
-use crate::checkup::{Check, CheckState, Checkup};
+use common::{Check, CheckState, Checkup};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;

@@ -1,7 +1,6 @@
 //! Who answers where a boss and workers are expected: on this machine, and at the addresses in workers.toml.
 
-use crate::checkup::Check;
-use common::Health;
+use common::{Check, Health};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::SystemTime;

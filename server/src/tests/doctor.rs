@@ -1,6 +1,6 @@
 //! `bettertest doctor` where it is chosen who listens at the ports of boss and worker.
 
-use crate::checkup::{Check, CheckState, Checkup};
+use common::{Check, CheckState, Checkup};
 use serde_json::json;
 use std::net::SocketAddr;
 use std::path::Path;

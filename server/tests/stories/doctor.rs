@@ -1,7 +1,7 @@
 //! `bettertest doctor`: what it finds where something is missing, with a real Docker, and with Dockers and Pythons that
 //! are not there, say no or say nothing. What listens at the usual ports of this machine is nobody's to choose here.
 
-use serde::Deserialize;
+use common::{Check, CheckState, Checkup};
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixListener;
@@ -12,29 +12,6 @@ use std::time::{Duration, Instant};
 
 use crate::ci::{BINARY, Ci, Process};
 use crate::command::{err, out};
-
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-struct Checkup {
-    ok: bool,
-    headline: String,
-    checks: Vec<Check>,
-}
-
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-struct Check {
-    check: String,
-    state: CheckState,
-    found: String,
-    hint: Option<String>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum CheckState {
-    Well,
-    Warning,
-    Wrong,
-}
 
 fn doctor(data: &Path, args: &[&str]) -> Command {
     let mut command = Command::new(BINARY);

@@ -88,6 +88,9 @@ async fn everybody_can_use_every_page() {
     goes_to(&format!("/runs/{}/Unit.raises", run.number)).await;
     browser.reads(".output", "no such thing").await;
     browser.is_fine("a task that raised").await;
+    goes_to("/doctor").await;
+    browser.sees(".check").await;
+    browser.is_fine("what is missing on the machine").await;
     goes_to("/runs/99").await;
     browser.reads("main", "cannot be shown").await;
     browser.is_fine("no such run").await;

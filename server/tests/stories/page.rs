@@ -2,6 +2,7 @@
 
 use fantoccini::Locator;
 use nix::sys::signal::Signal;
+use std::os::unix::fs::PermissionsExt as _;
 use std::time::{Duration, Instant};
 
 use crate::browser::Browser;
@@ -54,6 +55,24 @@ async fn a_cancel_by_its_button() {
     browser.click(".actions button").await;
     browser.sees("section.verdict.cancelled").await;
     browser.sees(".task.cancelled").await;
+    browser.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_doctor_looks_at_the_machine_once_somebody_asks() {
+    let ci = Ci::with("class One(Stage):\n    def task_a(self): run(WORKER, IMAGE, 'print x')\n").await;
+    let browser = Browser::at(&ci).await;
+    browser.reads("main", "Nothing has run yet.").await;
+    browser.click(".health a").await;
+    assert!(browser.client.current_url().await.unwrap().path().ends_with("/doctor"));
+    let token = ci.folder.path().join("data/token");
+    browser.reads(".checks", &format!("{} (mode 0600)", token.display())).await;
+    // What it says is how it is now, not how it was.
+    std::fs::set_permissions(&token, std::fs::Permissions::from_mode(0o644)).unwrap();
+    browser.click(".doctor-head button").await;
+    browser.reads(".check.failed", "wrong").await;
+    browser.reads(".check.failed .mend", &format!("chmod 600 {}", token.display())).await;
+    browser.reads("h1", "found something wrong").await;
     browser.close().await;
 }
 

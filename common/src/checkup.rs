@@ -1,32 +1,34 @@
 //! What `bettertest doctor` finds: the same facts in the same words in the terminal, as JSON and on the page.
 
-use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// `GET /api/doctor`, and `bettertest doctor --json`.
-#[derive(Debug, Clone, Serialize, JsonSchema)]
-pub(crate) struct Checkup {
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Checkup {
     /// Nothing is wrong. Warnings are allowed.
-    pub(crate) ok: bool,
+    pub ok: bool,
     /// All of it in a few words.
-    pub(crate) headline: String,
-    pub(crate) checks: Vec<Check>,
+    pub headline: String,
+    pub checks: Vec<Check>,
 }
 
 /// One thing that was looked at.
-#[derive(Debug, Clone, Serialize, JsonSchema)]
-pub(crate) struct Check {
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Check {
     /// Such as `docker`; there may be several of one name.
-    pub(crate) check: String,
-    pub(crate) state: CheckState,
-    pub(crate) found: String,
+    pub check: String,
+    pub state: CheckState,
+    pub found: String,
     /// What mends it; null where there is nothing to mend.
-    pub(crate) hint: Option<String>,
+    pub hint: Option<String>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum CheckState {
+pub enum CheckState {
     Well,
     /// It works, but somebody should know.
     Warning,
@@ -35,21 +37,21 @@ pub(crate) enum CheckState {
 }
 
 impl Check {
-    pub(crate) fn well(check: &str, found: impl Into<String>) -> Check {
+    pub fn well(check: &str, found: impl Into<String>) -> Check {
         Check { check: check.to_owned(), state: CheckState::Well, found: found.into(), hint: None }
     }
 
-    pub(crate) fn warning(check: &str, found: impl Into<String>, hint: impl Into<String>) -> Check {
+    pub fn warning(check: &str, found: impl Into<String>, hint: impl Into<String>) -> Check {
         Check { state: CheckState::Warning, hint: Some(hint.into()), ..Check::well(check, found) }
     }
 
-    pub(crate) fn wrong(check: &str, found: impl Into<String>, hint: impl Into<String>) -> Check {
+    pub fn wrong(check: &str, found: impl Into<String>, hint: impl Into<String>) -> Check {
         Check { state: CheckState::Wrong, hint: Some(hint.into()), ..Check::well(check, found) }
     }
 }
 
 impl Checkup {
-    pub(crate) fn of(checks: Vec<Check>) -> Checkup {
+    pub fn of(checks: Vec<Check>) -> Checkup {
         let count = |state| checks.iter().filter(|check| check.state == state).count();
         let (wrong, warnings) = (count(CheckState::Wrong), count(CheckState::Warning));
         let but = match warnings {
