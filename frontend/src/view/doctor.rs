@@ -41,7 +41,7 @@ fn view_checks(checkup: &Checkup) -> Html {
 fn view_check(Check { check, state, found, hint }: &Check) -> Html {
     let (class, word) = match state {
         CheckState::Well => ("passed", "well"),
-        CheckState::Warning => ("timed_out", "warning"),
+        CheckState::Warning => ("warning", "warning"),
         CheckState::Wrong => ("failed", "wrong"),
     };
     html! {

@@ -1,5 +1,6 @@
 //! `GET /metrics`: what Prometheus can read, and equal to what was run.
 
+use common::{RunFact, RunState, StepState};
 use reqwest::{Method, StatusCode};
 use std::collections::BTreeMap;
 
@@ -94,8 +95,36 @@ async fn what_is_counted_is_what_was_run() {
     let here = ["slots", "steps_queued", "steps_running"].map(|name| worker[&format!("bettertest_{name}")]);
     assert_eq!(here, [4.0, 0.0, 0.0]);
     assert!(worker["bettertest_spool_bytes"] > 0.0);
+    assert_eq!((boss["bettertest_steps_queued"], boss["bettertest_steps_running"]), (0.0, 0.0));
     // One who listens is counted.
     let listening = ci.ask(Method::GET, "/api/events").send().await.unwrap();
     assert_eq!(scrape(&ci, &ci.boss.base).await["bettertest_sse_readers"], 1.0);
     drop(listening);
+}
+
+#[tokio::test]
+async fn steps_that_run_and_steps_that_wait_are_told_apart() {
+    // The worker has four slots.
+    let tasks: String = (0..6)
+        .map(|n| format!("    def task_{n}(self): run(WORKER, IMAGE, 'print begun; sleep 600')\n"))
+        .collect();
+    let ci = Ci::with(&format!("class One(Stage):\n{tasks}")).await;
+    let run = ci.start().await;
+    let told = |samples: &BTreeMap<String, f64>| {
+        ["steps_running", "steps_queued"].map(|name| samples[&format!("bettertest_{name}")])
+    };
+    let all_there = |state: &RunState, _: &RunFact| {
+        let steps: Vec<_> = state.tasks().flat_map(|task| &task.attempts).flat_map(|a| &a.steps).collect();
+        let running = steps.iter().filter(|step| matches!(step.state, StepState::Running { .. })).count();
+        let queued = steps.iter().filter(|step| step.state == StepState::Queued).count();
+        (running, queued) == (4, 2)
+    };
+    ci.follow(run, all_there).await;
+    let boss = scrape(&ci, &ci.boss.base).await;
+    assert_eq!((boss["bettertest_runs_running"], told(&boss)), (1.0, [4.0, 2.0]));
+    assert_eq!(told(&scrape(&ci, &ci.worker.base).await), [4.0, 2.0]);
+    ci.post(&format!("/api/runs/{run}/cancel")).await;
+    ci.follow(run, |_, _| false).await;
+    let boss = scrape(&ci, &ci.boss.base).await;
+    assert_eq!((boss["bettertest_runs_running"], told(&boss)), (0.0, [0.0, 0.0]));
 }

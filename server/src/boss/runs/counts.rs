@@ -1,6 +1,6 @@
 //! What a boss counts: every end that it records, from its own beginning on.
 
-use common::{RunFact, StepEnd, Verdict};
+use common::{RunFact, RunState, StepEnd, StepState, Verdict};
 
 use super::{Runs, RunsError};
 use crate::metrics::{Ends, Scrape, StepEnds};
@@ -49,6 +49,17 @@ impl Counts {
     }
 }
 
+/// How many steps of a run wait, and how many have a slot. An attempt that has ended has neither.
+fn steps_at_it(state: &RunState) -> (u64, u64) {
+    let attempts =
+        state.tasks().filter_map(|task| task.attempts.last()).filter(|attempt| attempt.end.is_none());
+    attempts.flat_map(|attempt| &attempt.steps).fold((0, 0), |(queued, running), step| match step.state {
+        StepState::Asked | StepState::Queued => (queued + 1, running),
+        StepState::Preparing { .. } | StepState::Running { .. } => (queued, running + 1),
+        StepState::Ended(_) => (queued, running),
+    })
+}
+
 impl Runs {
     /// The counts, and how things stand.
     pub(crate) async fn scrape(&self) -> Result<Scrape, RunsError> {
@@ -61,8 +72,17 @@ impl Runs {
             &counts.attempts,
         );
         scrape.step_ends(&counts.steps);
-        let running = self.all.live.lock().expect("no panic under this lock").len();
-        scrape.gauge("runs_running", "Runs that have not ended", running as u64);
+        let live: Vec<_> =
+            self.all.live.lock().expect("no panic under this lock").values().cloned().collect();
+        scrape.gauge("runs_running", "Runs that have not ended", live.len() as u64);
+        let (mut queued, mut running) = (0, 0);
+        for run in live {
+            let (of_queued, of_running) = run.log.look(steps_at_it).await;
+            queued += of_queued;
+            running += of_running;
+        }
+        scrape.gauge("steps_queued", "Steps that were asked for and wait for a slot of their worker", queued);
+        scrape.gauge("steps_running", "Steps that have a slot", running);
         let held = self.all.store.holding().await?;
         scrape.gauge("runs_kept", "Runs in the history", held.runs);
         scrape.gauge("history_bytes", "Output, events and texts of ended runs", held.bytes);
