@@ -1,6 +1,7 @@
 //! Whole-system stories, and what concerns more than one module.
 
 mod crash;
+mod damage;
 mod descriptor;
 mod dockerd;
 mod doctor;

@@ -83,9 +83,18 @@ pub(crate) fn how_whole(path: &Path, whole: Whole) -> Result<Option<String>, Sto
     }
 }
 
-/// What SQLite says where a page is not what it should be.
+/// What SQLite says where a page is not what it should be, and what a column says that holds what nobody wrote there:
+/// text that is no UTF-8, a number where text was.
 fn is_damage(error: &rusqlite::Error) -> bool {
-    matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
+    match error {
+        rusqlite::Error::FromSqlConversionFailure(..)
+        | rusqlite::Error::IntegralValueOutOfRange(..)
+        | rusqlite::Error::InvalidColumnType(..)
+        | rusqlite::Error::Utf8Error(..) => true,
+        other => {
+            matches!(other.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
+        }
+    }
 }
 
 impl StoreError {
