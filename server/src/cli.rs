@@ -117,8 +117,9 @@ pub(crate) struct Serve {
     /// How many steps run at once [default: the number of cores]
     #[arg(long, value_name = "N", requires = "worker", value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) slots: Option<u16>,
-    /// What makes the containers: docker, or fake (scripted by the command text, for tests)
-    #[arg(long, value_name = "E", requires = "worker", default_value = "docker", value_parser = ["docker", "fake"])]
+    /// What makes the containers: docker, native (sandboxes of our own from docker's images, for root), or fake
+    /// (scripted by the command text, for tests)
+    #[arg(long, value_name = "E", requires = "worker", default_value = "docker", value_parser = ["docker", "native", "fake"])]
     pub(crate) engine: String,
     /// Where Docker listens, such as unix:///var/run/docker.sock or http://127.0.0.1:2375
     #[arg(long, value_name = "URL", requires = "worker")]
@@ -129,6 +130,9 @@ pub(crate) struct Serve {
     /// How much output of ended steps is kept in all
     #[arg(long, value_name = "BYTES", requires = "worker")]
     pub(crate) spool_bytes: Option<u64>,
+    /// How much unpacked images of the native engine may take in all [default: 21474836480, 20 GiB]
+    #[arg(long, value_name = "BYTES", requires = "worker")]
+    pub(crate) image_cache_bytes: Option<u64>,
     /// A capability that containers get in addition to the six that they have, such as NET_RAW
     #[arg(long, value_name = "CAP", requires = "worker")]
     pub(crate) allow_cap: Vec<String>,

@@ -131,3 +131,6 @@ pub(crate) const LAST_OUTPUT: Duration = Duration::from_secs(10);
 
 /// The output of a container closes when the container ends, and not so much earlier. What does was cut.
 pub(crate) const OUTPUT_CLOSED: Duration = Duration::from_millis(500);
+
+/// What unpacked images of the native engine may take on disk.
+pub(crate) const IMAGE_CACHE_BYTES: u64 = 20 * 1024 * 1024 * 1024;

@@ -43,6 +43,10 @@ use crate::error::SetupError;
 const EXIT_SETUP: u8 = 2;
 
 fn main() -> ExitCode {
+    let mut words = std::env::args().skip(1);
+    if words.next().is_some_and(|word| word == worker::NATIVE_LAUNCHER) {
+        return launcher(&words.next().unwrap_or_default());
+    }
     let done = cli::parse(std::env::args_os()).and_then(|parsed| match parsed {
         Ok(cli) => execute(cli),
         Err(text) => {
@@ -54,6 +58,17 @@ fn main() -> ExitCode {
         say::refusal(&error);
         EXIT_SETUP
     }))
+}
+
+/// What a worker starts for its native engine: before there is any thread, as it forks.
+fn launcher(capabilities: &str) -> ExitCode {
+    match worker::launch(capabilities) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            say::refusal(&SetupError::new(why, "only a worker starts this"));
+            ExitCode::from(EXIT_SETUP)
+        }
+    }
 }
 
 fn execute(cli: Cli) -> Result<u8, SetupError> {
@@ -148,6 +163,7 @@ async fn worker(serve: Serve) -> Result<(), SetupError> {
         data,
         max_output_bytes: serve.max_output_bytes,
         spool_bytes: serve.spool_bytes,
+        image_cache_bytes: serve.image_cache_bytes,
         allow_cap: serve.allow_cap,
     };
     worker::serve(options, told, say::out).await

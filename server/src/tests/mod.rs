@@ -7,6 +7,7 @@ mod dockerd;
 mod doctor;
 mod engines;
 mod model;
+mod native;
 mod openapi;
 mod queue;
 mod races;

@@ -114,7 +114,7 @@ async fn cancels(rig: &Rig, rounds: u64) {
     let one = |(round, moment, after_ms, again_ms): (u64, usize, u64, u64)| async move {
         let (what, command) = MOMENTS[moment];
         let id = format!("c{}-{round}", round % 5);
-        let image = if what == "preparing" && !rig.is_docker() { "fake-endless" } else { IMAGE };
+        let image = if what == "preparing" && !rig.is_real() { "fake-endless" } else { IMAGE };
         let spec = json!({"image": image, "command": command, "id": id});
         let reads = rig.run(spec.clone());
         let cancels = async {

@@ -12,7 +12,7 @@ use tokio::net::TcpListener;
 use crate::auth::Token;
 use crate::data_dir::{DataDir, Held};
 use crate::signals::Stop;
-use crate::worker::{EngineChoice, Fake, Patience, Setup, Worker};
+use crate::worker::{EngineChoice, Fake, NativeChoice, Patience, Setup, Worker};
 
 /// Made by setup/test-image.sh: busybox and nothing else.
 pub(super) const IMAGE: &str = "bettertest-test:1";
@@ -49,12 +49,20 @@ impl Rig {
     }
 
     pub(super) async fn docker() -> Rig {
-        let there = std::process::Command::new("docker").args(["image", "inspect", IMAGE]).output();
-        assert!(
-            there.as_ref().is_ok_and(|there| there.status.success()),
-            "docker or the image {IMAGE} is missing\nhint: setup/docker.sh && setup/test-image.sh\n{there:?}"
-        );
+        has_image();
         Rig::with(EngineChoice::Docker { host: None }, |_| {}).await
+    }
+
+    /// For root alone; its images are unpacked once for all tests of this process.
+    pub(super) async fn native() -> Option<Rig> {
+        static CACHE: std::sync::OnceLock<TempDir> = std::sync::OnceLock::new();
+        if !nix::unistd::geteuid().is_root() {
+            return None;
+        }
+        has_image();
+        let cache = CACHE.get_or_init(|| TempDir::new().unwrap()).path().join("images");
+        let choice = NativeChoice { docker_host: None, program: program(), cache, cache_bytes: 1 << 30 };
+        Some(Rig::with(EngineChoice::Native(choice), |_| {}).await)
     }
 
     pub(super) async fn with(engine: EngineChoice, change: impl FnOnce(&mut Setup)) -> Rig {
@@ -84,7 +92,7 @@ impl Rig {
     pub(super) fn fake_engine(&self) -> &Fake {
         match &self.engine {
             EngineChoice::Fake(fake) => fake,
-            EngineChoice::Docker { .. } => panic!("this rig has docker"),
+            EngineChoice::Docker { .. } | EngineChoice::Native(_) => panic!("this rig has real containers"),
         }
     }
 
@@ -92,8 +100,14 @@ impl Rig {
         self.engine.clone()
     }
 
-    pub(super) fn is_docker(&self) -> bool {
-        matches!(self.engine, EngineChoice::Docker { .. })
+    /// Its commands are executed, not played.
+    pub(super) fn is_real(&self) -> bool {
+        !matches!(self.engine, EngineChoice::Fake(_))
+    }
+
+    /// What came while no worker listened is not lost with it.
+    pub(super) fn keeps_output(&self) -> bool {
+        matches!(self.engine, EngineChoice::Native(_))
     }
 
     pub(super) fn url(&self, path: &str) -> String {
@@ -198,7 +212,29 @@ fn containers(engine: &EngineChoice, data: &TempDir) -> Vec<String> {
             let label = format!("label=bettertest.instance={instance}");
             docker(&["ps", "-aq", "--filter", &label]).lines().map(str::to_owned).collect()
         }
+        EngineChoice::Native(_) => {
+            let steps = std::fs::read_dir(data.path().join("worker").join("native")).unwrap();
+            let names = steps.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned());
+            // What begins with a dot is only waiting to be deleted.
+            names.filter(|name| !name.starts_with('.')).collect()
+        }
     }
+}
+
+/// The binary that belongs to these tests: cargo builds it for the stories.
+fn program() -> std::path::PathBuf {
+    let tests = std::env::current_exe().unwrap();
+    let program = tests.parent().and_then(|deps| deps.parent()).unwrap().join("bettertest");
+    assert!(program.exists(), "{} is not built\nhint: cargo build --workspace", program.display());
+    program
+}
+
+fn has_image() {
+    let there = std::process::Command::new("docker").args(["image", "inspect", IMAGE]).output();
+    assert!(
+        there.as_ref().is_ok_and(|there| there.status.success()),
+        "docker or the image {IMAGE} is missing\nhint: setup/docker.sh && setup/test-image.sh\n{there:?}"
+    );
 }
 
 pub(super) fn docker(words: &[&str]) -> String {

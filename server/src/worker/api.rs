@@ -57,7 +57,7 @@ pub(super) async fn health(State(api): State<Api>, headers: HeaderMap) -> Respon
         version: env!("CARGO_PKG_VERSION").to_owned(),
         engine: steps.engine().name().to_owned(),
         slots: steps.capacity().slots,
-        kept_ready: Vec::new(),
+        kept_ready: steps.engine().kept_ready(),
     };
     let status = if health.ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let facts =

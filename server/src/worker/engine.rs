@@ -14,6 +14,8 @@
 
 mod docker;
 mod fake;
+pub(crate) mod native;
+mod together;
 
 use bytes::Bytes;
 use common::{Reason, StepId, StepSpec, Stream};
@@ -23,13 +25,24 @@ use tokio::sync::{mpsc, watch};
 
 pub(crate) use docker::{Deadlines, Docker, DockerFacts};
 pub(crate) use fake::Fake;
+pub(crate) use native::{ARGUMENT as NATIVE_LAUNCHER, Native, Place as NativePlace, launch};
 
 /// How many batches of output an engine may be ahead of the one who writes them down.
 const AHEAD: usize = 3;
 
+/// What package managers, `su` and test suites need, and nothing that reaches out of the container.
+const CAPABILITIES: [&str; 6] = ["CHOWN", "DAC_OVERRIDE", "FOWNER", "KILL", "SETGID", "SETUID"];
+
+/// Processes and threads at once, unless the spec says otherwise: a fork bomb ends here.
+const PIDS: u32 = 1024;
+
+/// Enough for most suites, where nobody says how much.
+const FAIR_MEMORY_BYTES: u64 = 4 * 1024 * 1024 * 1024;
+
 #[derive(Clone)]
 pub(crate) enum Engine {
     Docker(Docker),
+    Native(Native),
     Fake(Fake),
 }
 
@@ -106,6 +119,7 @@ impl Engine {
     pub(crate) fn name(&self) -> &'static str {
         match self {
             Engine::Docker(_) => "docker",
+            Engine::Native(_) => "native",
             Engine::Fake(_) => "fake",
         }
     }
@@ -114,6 +128,7 @@ impl Engine {
     pub(crate) async fn check(&self) -> Result<(), Fault> {
         match self {
             Engine::Docker(docker) => docker.check().await,
+            Engine::Native(native) => native.check(),
             Engine::Fake(fake) => fake.check(),
         }
     }
@@ -127,6 +142,7 @@ impl Engine {
     ) -> Result<String, Fault> {
         match self {
             Engine::Docker(docker) => docker.prepare(spec, news).await,
+            Engine::Native(native) => native.prepare(spec, news).await,
             Engine::Fake(fake) => fake.prepare(spec, news).await,
         }
     }
@@ -136,14 +152,17 @@ impl Engine {
     pub(crate) async fn start(&self, job: &Job) -> Result<Running, Fault> {
         match self {
             Engine::Docker(docker) => docker.start(job).await,
+            Engine::Native(native) => native.start(job).await,
             Engine::Fake(fake) => fake.start(job),
         }
     }
 
     /// The container of a step that an earlier worker started; None where there is none, or one that never ran.
-    pub(crate) async fn adopt(&self, step: &StepId) -> Result<Option<Running>, Fault> {
+    /// `told`: how many bytes of its output are stored. An engine that kept what came since goes on right there.
+    pub(crate) async fn adopt(&self, step: &StepId, told: u64) -> Result<Option<Running>, Fault> {
         match self {
             Engine::Docker(docker) => docker.adopt(step).await,
+            Engine::Native(native) => native.adopt(step, told).await,
             Engine::Fake(fake) => fake.adopt(step),
         }
     }
@@ -152,6 +171,7 @@ impl Engine {
     pub(crate) async fn signal(&self, step: &StepId, signal: Signal) -> Result<(), Fault> {
         match self {
             Engine::Docker(docker) => docker.signal(step, signal).await,
+            Engine::Native(native) => native.signal(step, signal).await,
             Engine::Fake(fake) => fake.signal(step, signal),
         }
     }
@@ -160,7 +180,24 @@ impl Engine {
     pub(crate) async fn remove(&self, step: &StepId) -> Result<(), Fault> {
         match self {
             Engine::Docker(docker) => docker.remove(step).await,
+            Engine::Native(native) => native.remove(step).await,
             Engine::Fake(fake) => fake.remove(step),
+        }
+    }
+
+    /// What was made ahead and waits for a step, by name.
+    pub(crate) fn kept_ready(&self) -> Vec<String> {
+        match self {
+            Engine::Native(native) => native.kept_ready(),
+            Engine::Docker(_) | Engine::Fake(_) => Vec::new(),
+        }
+    }
+
+    /// The worker ends. `nothing_runs`: no step runs on for the next one.
+    pub(crate) async fn leave(&self, nothing_runs: bool) {
+        match self {
+            Engine::Native(native) => native.leave(nothing_runs).await,
+            Engine::Docker(_) | Engine::Fake(_) => {}
         }
     }
 
@@ -169,8 +206,19 @@ impl Engine {
     pub(crate) async fn sweep(&self, keep: &(dyn Fn(&str) -> bool + Sync)) -> Result<HashSet<String>, Fault> {
         match self {
             Engine::Docker(docker) => docker.sweep(keep).await,
+            Engine::Native(native) => native.sweep(keep).await,
             Engine::Fake(fake) => Ok(fake.sweep(keep)),
         }
+    }
+}
+
+/// Where nobody says how much memory a step needs: an even share of the machine, but not less than 4 GiB, so that a
+/// few steps may be large, nor more than three quarters of it, so that no step takes the machine. `total`: 0 where
+/// it is not known.
+fn fair_memory_bytes(total: u64, slots: usize) -> u64 {
+    match total {
+        0 => FAIR_MEMORY_BYTES,
+        total => (total / slots.max(1) as u64).max(FAIR_MEMORY_BYTES).min(total / 4 * 3),
     }
 }
 

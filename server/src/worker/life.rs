@@ -172,8 +172,14 @@ impl Life {
     async fn find(&self) -> Result<Option<Running>, Stopped> {
         let engine = self.steps.engine();
         let give_up = Instant::now() + limits::ENGINE_AWAY;
+        let spool = self.step.spool.clone();
+        let told = tokio::task::spawn_blocking(move || spool.told()).await;
+        let told = match told.map_err(io::Error::other).and_then(|told| told) {
+            Ok(told) => told,
+            Err(error) => return Err(Stopped::Fault(disk_fault(&error))),
+        };
         loop {
-            match engine.adopt(&self.step.id).await {
+            match engine.adopt(&self.step.id, told).await {
                 Ok(found) => return Ok(found),
                 Err(fault) if Instant::now() >= give_up => return Err(Stopped::Fault(fault)),
                 Err(_) => {}

@@ -22,7 +22,7 @@ mod trouble;
 
 use std::future::Future;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -34,11 +34,13 @@ use crate::error::SetupError;
 use crate::http;
 use crate::limits;
 use crate::signals::Stop;
-use engine::{Docker, Engine, Fault};
+use engine::{Engine, Fault, Native, NativePlace};
 use steps::{Capacity, Steps};
 
 pub(crate) use disk::room;
-pub(crate) use engine::{Deadlines, DockerFacts};
+pub(crate) use engine::{Deadlines, Docker, DockerFacts, NATIVE_LAUNCHER, launch};
+#[cfg(test)]
+pub(crate) use engine::{News, native};
 pub(crate) use steps::Patience;
 #[cfg(test)]
 pub(crate) use {engine::Fake, routes::DOCUMENT};
@@ -47,12 +49,13 @@ pub(crate) use {engine::Fake, routes::DOCUMENT};
 pub(crate) struct Options {
     pub(crate) listen: SocketAddr,
     pub(crate) slots: Option<u16>,
-    /// `docker` or `fake`.
+    /// `docker`, `native` or `fake`.
     pub(crate) engine: String,
     pub(crate) docker_host: Option<String>,
     pub(crate) data: DataDir,
     pub(crate) max_output_bytes: Option<u64>,
     pub(crate) spool_bytes: Option<u64>,
+    pub(crate) image_cache_bytes: Option<u64>,
     pub(crate) allow_cap: Vec<String>,
 }
 
@@ -63,8 +66,8 @@ pub(crate) async fn serve(
     told: impl Future<Output = Stop>,
     ready: impl FnOnce(&str),
 ) -> Result<(), SetupError> {
-    let Options { listen, slots, engine, docker_host, data, max_output_bytes, spool_bytes, allow_cap } =
-        options;
+    let Options { listen, slots, engine, docker_host, data, max_output_bytes, spool_bytes, .. } = options;
+    let (image_cache_bytes, allow_cap) = (options.image_cache_bytes, options.allow_cap);
     let folder = data.hold("worker")?;
     let token = Token::of(&data)?;
     let token_path = token.path().display().to_string();
@@ -72,6 +75,13 @@ pub(crate) async fn serve(
     setup.slots = slots.map_or(setup.slots, usize::from);
     setup.engine = match engine.as_str() {
         "fake" => EngineChoice::Fake(engine::Fake::default()),
+        "native" => EngineChoice::Native(NativeChoice {
+            docker_host,
+            // Also where another version has taken its place since.
+            program: PathBuf::from("/proc/self/exe"),
+            cache: data.path().join("cache").join("images"),
+            cache_bytes: image_cache_bytes.unwrap_or(limits::IMAGE_CACHE_BYTES),
+        }),
         _ => EngineChoice::Docker { host: docker_host },
     };
     setup.allow_caps = allow_cap;
@@ -165,7 +175,19 @@ pub(crate) enum EngineChoice {
     Docker {
         host: Option<String>,
     },
+    Native(NativeChoice),
     Fake(engine::Fake),
+}
+
+#[derive(Clone)]
+pub(crate) struct NativeChoice {
+    /// Where images come from; None for the usual one.
+    pub(crate) docker_host: Option<String>,
+    /// This binary, whose launcher makes the sandboxes.
+    pub(crate) program: PathBuf,
+    /// Where images are unpacked, for all workers of the data directory, and how much they may take.
+    pub(crate) cache: PathBuf,
+    pub(crate) cache_bytes: u64,
 }
 
 impl Setup {
@@ -202,13 +224,21 @@ impl Worker {
     pub(crate) async fn begin(setup: Setup) -> Result<Worker, SetupError> {
         let Setup { listener, folder, instance, token, slots, engine, allow_caps, .. } = setup;
         let (max_output_bytes, spool_bytes) = (setup.max_output_bytes, setup.spool_bytes);
+        let unusable = |error: std::io::Error| unusable(&folder.path, &error);
         let engine = match engine {
             EngineChoice::Docker { host } => {
                 Engine::Docker(Docker::new(host.as_deref(), &instance, slots, allow_caps, setup.deadlines))
             }
+            EngineChoice::Native(NativeChoice { docker_host, program, cache, cache_bytes }) => {
+                let docker =
+                    Docker::new(docker_host.as_deref(), &instance, slots, Vec::new(), setup.deadlines);
+                let folder = folder.path.clone();
+                let place =
+                    NativePlace { docker, folder, cache, cache_bytes, instance, slots, allow_caps, program };
+                Engine::Native(Native::new(place).map_err(unusable)?)
+            }
             EngineChoice::Fake(fake) => Engine::Fake(fake),
         };
-        let unusable = |error: std::io::Error| unusable(&folder.path, &error);
         let capacity = Capacity { slots, max_output_bytes, spool_bytes };
         let address = listener.local_addr().map_err(unusable)?;
         let (path, patience) = (folder.path.clone(), setup.patience);
@@ -239,9 +269,13 @@ impl Worker {
         self.housekeeping.abort();
         match how {
             // Readers hear the ends, so their streams are left to end by themselves.
-            Stop::Interrupt => self.steps.cancel_all().await,
+            Stop::Interrupt => {
+                self.steps.cancel_all().await;
+                self.steps.engine().leave(true).await;
+            }
             Stop::Terminate => {
                 self.steps.leave_all().await;
+                self.steps.engine().leave(false).await;
                 self.cut.cancel();
             }
         }

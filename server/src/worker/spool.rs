@@ -112,6 +112,11 @@ impl Spool {
         self.progress.borrow().len == 0
     }
 
+    /// How many bytes of the output are stored, or were let go on purpose: what comes next is the byte after these.
+    pub(crate) fn told(&self) -> io::Result<u64> {
+        Found::in_folder(&self.folder)?.told(&self.folder)
+    }
+
     pub(crate) fn phase(&self) -> Phase {
         self.progress.borrow().phase.clone()
     }

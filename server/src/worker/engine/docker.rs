@@ -12,6 +12,7 @@ mod deadlines;
 mod facts;
 mod images;
 mod output;
+mod save;
 mod watch;
 
 use bollard::Docker as Client;
@@ -29,14 +30,15 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::{OnceCell, mpsc};
 use tokio::time::{Instant, sleep};
 
-use super::{AHEAD, Fault, Happening, Job, News, Running, Signal};
+use super::together::Together;
+use super::{AHEAD, Fault, Happening, Job, News, Running, Signal, fair_memory_bytes};
 use crate::limits;
 use client::Trouble;
-use images::Pulls;
 use output::Output;
 
 pub(crate) use deadlines::Deadlines;
 pub(crate) use facts::DockerFacts;
+pub(crate) use save::{ImageConfig, ImageFacts};
 
 const INSTANCE: &str = "bettertest.instance";
 const STEP: &str = "bettertest.step";
@@ -61,7 +63,8 @@ struct Inner {
     deadlines: Deadlines,
     /// Made at the first use: a worker may be there before its Docker is.
     client: Mutex<Option<Client>>,
-    pulls: Pulls,
+    /// The pulls that are under way, by image.
+    pulls: Together<()>,
     /// Of the machine on which Docker runs.
     memory_total: OnceCell<u64>,
     /// Set once this Docker was seen to be one that we can use.
@@ -83,7 +86,7 @@ impl Docker {
             allow_caps,
             deadlines,
             client: Mutex::new(None),
-            pulls: Pulls::default(),
+            pulls: Together::default(),
             memory_total: OnceCell::new(),
             usable: OnceCell::new(),
         }))
@@ -360,8 +363,6 @@ impl Docker {
         found.id.ok_or_else(|| Trouble::NotFound("the network bridge has no id".to_owned()))
     }
 
-    /// Where nobody says how much a step needs: an even share of the machine, but not less than 4 GiB, so that a
-    /// few steps may be large, nor more than three quarters of it, so that no step takes the machine.
     async fn memory_bytes(&self, client: &Client, spec: &StepSpec) -> Result<u64, Fault> {
         if let Some(bytes) = spec.memory_bytes {
             return Ok(bytes);
@@ -371,19 +372,13 @@ impl Docker {
             Ok(info.mem_total.and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(0))
         };
         let total = *self.0.memory_total.get_or_try_init(ask).await.map_err(|trouble| self.fault(trouble))?;
-        Ok(match total {
-            0 => FAIR_MEMORY_BYTES,
-            total => (total / self.0.slots.max(1) as u64).max(FAIR_MEMORY_BYTES).min(total / 4 * 3),
-        })
+        Ok(fair_memory_bytes(total, self.0.slots))
     }
 
     fn container_name(&self, step: &StepId) -> String {
         format!("bettertest-{}-{step}", self.0.instance)
     }
 }
-
-/// Enough for most suites, where nobody says how much.
-const FAIR_MEMORY_BYTES: u64 = 4 * 1024 * 1024 * 1024;
 
 /// A container's id as people write it.
 fn short(mut id: String) -> String {

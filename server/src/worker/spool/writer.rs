@@ -39,21 +39,32 @@ pub(super) struct Found {
     pub(super) len: u64,
     pub(super) phase: Phase,
     head_bytes: u64,
+    /// Of what came after that, for good.
+    dropped_bytes: u64,
     past_head: bool,
 }
 
 impl Found {
+    /// How many bytes of the output its writer had taken in and stored, or let go.
+    pub(super) fn told(&self, folder: &Path) -> io::Result<u64> {
+        Ok(self.head_bytes + self.dropped_bytes + Tail::open(folder, 0)?.bytes())
+    }
+
     pub(super) fn in_folder(folder: &Path) -> io::Result<Found> {
         let mut lines = BufReader::new(File::open(folder.join("events"))?);
         let until = replay_began(folder)?.unwrap_or(u64::MAX);
-        let mut found = Found { len: 0, phase: Phase::Queued, head_bytes: 0, past_head: false };
+        let mut found =
+            Found { len: 0, phase: Phase::Queued, head_bytes: 0, dropped_bytes: 0, past_head: false };
         let mut line = Vec::new();
         while found.len < until && lines.read_until(b'\n', &mut line)? > 0 && line.last() == Some(&b'\n') {
             let event: StepEvent = serde_json::from_slice(&line).map_err(io::Error::other)?;
             if let StepEvent::Output { bytes, .. } = &event {
                 found.head_bytes += bytes.len() as u64;
             }
-            found.past_head |= matches!(event, StepEvent::Dropped { .. });
+            if let StepEvent::Dropped { bytes } = &event {
+                found.dropped_bytes += bytes;
+                found.past_head = true;
+            }
             found.phase = phase_after(found.phase, &event);
             found.len += line.len() as u64;
             line.clear();

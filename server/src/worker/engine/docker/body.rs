@@ -6,14 +6,8 @@ use bollard::models::{
 use common::{Command, Network};
 use std::collections::HashMap;
 
-use super::super::Job;
+use super::super::{CAPABILITIES, Job, PIDS};
 use super::{DEADLINE, INSTANCE, Inner, MADE_BY, STEP};
-
-/// What package managers, `su` and test suites need, and nothing that reaches out of the container.
-const CAPABILITIES: [&str; 6] = ["CHOWN", "DAC_OVERRIDE", "FOWNER", "KILL", "SETGID", "SETUID"];
-
-/// Processes and threads at once, unless the spec says otherwise: a fork bomb ends here.
-const PIDS: u32 = 1024;
 
 pub(super) fn container(
     docker: &Inner,

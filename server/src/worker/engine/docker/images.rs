@@ -6,24 +6,14 @@ use bollard::query_parameters::CreateImageOptions;
 use common::{Reason, StepSpec};
 use futures_util::StreamExt as _;
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::super::together::Teller;
 use super::super::{Fault, News};
 use super::Docker;
 use super::client::{Trouble, trouble_of};
 use crate::limits;
-
-/// The pulls that are under way, by image.
-#[derive(Default)]
-pub(super) struct Pulls(Mutex<HashMap<String, watch::Sender<Pull>>>);
-
-#[derive(Debug, Clone)]
-enum Pull {
-    Going(Option<News>),
-    Done(Result<(), Fault>),
-}
 
 pub(super) async fn resolve(
     docker: &Docker,
@@ -75,59 +65,15 @@ async fn pull(
     image: &str,
     news: &watch::Sender<Option<News>>,
 ) -> Result<(), Fault> {
-    let mut state = join(docker, client, image);
-    loop {
-        match state.borrow_and_update().clone() {
-            Pull::Going(latest) => drop(news.send_replace(latest)),
-            Pull::Done(result) => return result,
-        }
-        if state.changed().await.is_err() {
-            return Err(Fault::new(Reason::PullFailed, format!("pulling {image} broke off"), "try again"));
-        }
-    }
-}
-
-/// Joins the pull of this image that is under way, or begins it.
-fn join(docker: &Docker, client: &Client, image: &str) -> watch::Receiver<Pull> {
-    let mut pulls = lock(&docker.0.pulls);
-    if let Some(under_way) = pulls.get(image) {
-        return under_way.subscribe();
-    }
-    let (tell, state) = watch::channel(Pull::Going(Some(news_of(image, &HashMap::new()))));
-    pulls.insert(image.to_owned(), tell.clone());
-    // It ends within its limit, or once nobody waits for it any more.
-    tokio::spawn(pull_for_all(docker.clone(), client.clone(), image.to_owned(), tell));
-    state
-}
-
-async fn pull_for_all(docker: Docker, client: Client, image: String, tell: watch::Sender<Pull>) {
-    let pulling = pull_now(&docker, &client, &image, &tell);
-    let mut pulling = std::pin::pin!(pulling);
-    let result = loop {
-        tokio::select! {
-            result = &mut pulling => break Some(result),
-            () = tell.closed() => {
-                let mut pulls = lock(&docker.0.pulls);
-                // Somebody may have joined since.
-                if tell.receiver_count() == 0 {
-                    pulls.remove(&image);
-                    break None;
-                }
-            }
-        }
+    let (own, client, name) = (docker.clone(), client.clone(), image.to_owned());
+    let begin = |tell: Teller<()>| async move {
+        tell.tell(news_of(&name, &HashMap::new()));
+        pull_now(&own, &client, &name, &tell).await
     };
-    if let Some(result) = result {
-        lock(&docker.0.pulls).remove(&image);
-        tell.send_replace(Pull::Done(result));
-    }
+    docker.0.pulls.wait(image, news, begin).await
 }
 
-async fn pull_now(
-    docker: &Docker,
-    client: &Client,
-    image: &str,
-    tell: &watch::Sender<Pull>,
-) -> Result<(), Fault> {
+async fn pull_now(docker: &Docker, client: &Client, image: &str, tell: &Teller<()>) -> Result<(), Fault> {
     // Without a tag Docker would pull every tag there is.
     let last = image.rsplit('/').next().unwrap_or(image);
     let from_image = if last.contains([':', '@']) { image.to_owned() } else { format!("{image}:latest") };
@@ -140,7 +86,7 @@ async fn pull_now(
             note(&mut layers, answer?);
             if told.elapsed() >= limits::PULL_NEWS {
                 told = Instant::now();
-                tell.send_replace(Pull::Going(Some(news_of(image, &layers))));
+                tell.tell(news_of(image, &layers));
             }
         }
         Ok(())
@@ -210,9 +156,4 @@ fn refused(docker: &Docker, image: &str, trouble: Trouble) -> Fault {
 
 fn could_not(image: &str, message: &str) -> String {
     format!("docker could not pull image \"{image}\": {message}")
-}
-
-/// Held for a few instructions only, never over an await.
-fn lock(pulls: &Pulls) -> MutexGuard<'_, HashMap<String, watch::Sender<Pull>>> {
-    pulls.0.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,0 +1,465 @@
+//! Steps in sandboxes of our own, from docker's images, without dockerd in the way: the same walls, made by the
+//! kernel's own calls (`native/sandbox.rs`).
+//!
+//! A step is a folder here. Whoever makes it holds its lock and passes that on, by way of the launcher, to the
+//! supervisor of the sandbox, so that there is never a moment in which a step that may still begin looks free. The
+//! supervisor outlives the worker, keeps what is printed meanwhile, and tells the next worker from the very byte on
+//! that it does not have. Its exit code is evidence: it waited for the process itself.
+
+mod born;
+mod cgroup;
+mod files;
+mod happens;
+mod helper;
+pub(crate) mod images;
+mod kept;
+mod launcher;
+mod link;
+pub(crate) mod net;
+mod order;
+mod sandbox;
+pub(crate) mod seccomp;
+mod supervisor;
+pub(crate) mod unpack;
+mod users;
+mod walls;
+
+use common::{Command, Network, Reason, StepId, StepSpec};
+use sha2::{Digest as _, Sha256};
+use std::collections::{BTreeMap, HashSet};
+use std::fs::{self, File, TryLockError};
+use std::io;
+use std::os::fd::AsFd as _;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+
+use super::{Docker, Fault, Job, News, Running, Signal, fair_memory_bytes};
+use helper::Helper;
+use images::{Image, Images};
+use link::{Link, Said};
+use net::{Egress, Lease};
+use order::{LOCK, ORDER, Order};
+
+pub(crate) use launcher::{ARGUMENT, launch};
+
+/// How long a supervisor may take to answer.
+const ANSWER: Duration = Duration::from_secs(10);
+/// How long a sandbox may take to be made.
+const START: Duration = Duration::from_secs(30);
+/// How often is looked for what nobody tells.
+const AGAIN: Duration = Duration::from_millis(10);
+
+/// What docker gives `/dev/shm`.
+const SHM_BYTES: u64 = 64 * 1024 * 1024;
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// What all steps of one worker share. Clones share it too.
+#[derive(Clone)]
+pub(crate) struct Native(Arc<Inner>);
+
+struct Inner {
+    docker: Docker,
+    images: Images,
+    egress: Egress,
+    helper: Helper,
+    /// The steps' folders.
+    folder: PathBuf,
+    instance: String,
+    slots: usize,
+    capabilities: Vec<String>,
+    hierarchy: Result<cgroup::Hierarchy, String>,
+    /// Why this host, or this worker, has not all of docker's walls.
+    missing: Option<String>,
+}
+
+/// What a worker is told of its native engine.
+pub(crate) struct Place {
+    pub(crate) docker: Docker,
+    /// The worker's own.
+    pub(crate) folder: PathBuf,
+    /// Shared by all workers of a data directory.
+    pub(crate) cache: PathBuf,
+    pub(crate) cache_bytes: u64,
+    pub(crate) instance: String,
+    pub(crate) slots: usize,
+    pub(crate) allow_caps: Vec<String>,
+    /// This binary.
+    pub(crate) program: PathBuf,
+}
+
+impl Native {
+    pub(crate) fn new(place: Place) -> io::Result<Native> {
+        let Place { docker, folder, cache, cache_bytes, instance, slots, allow_caps, program } = place;
+        let folder = folder.join("native");
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
+        let mut capabilities = super::CAPABILITIES.map(str::to_owned).to_vec();
+        capabilities.extend(allow_caps);
+        let hierarchy = cgroup::Hierarchy::of_this_host().map_err(|error| error.to_string());
+        let missing = hierarchy.as_ref().err().cloned().or_else(|| missing(&capabilities));
+        Ok(Native(Arc::new(Inner {
+            images: Images::open(docker.clone(), &cache, cache_bytes)?,
+            docker,
+            egress: Egress::new(&instance),
+            helper: Helper::new(program, &capabilities),
+            folder,
+            instance,
+            slots,
+            capabilities,
+            hierarchy,
+            missing,
+        })))
+    }
+
+    pub(super) fn check(&self) -> Result<(), Fault> {
+        let Some(why) = self.0.missing.as_deref() else { return Ok(()) };
+        Err(Fault::new(
+            Reason::EngineUnavailable,
+            format!("this worker cannot make sandboxes of its own: {why}"),
+            "start it with --engine docker",
+        ))
+    }
+
+    pub(super) async fn prepare(
+        &self,
+        spec: &StepSpec,
+        news: &watch::Sender<Option<News>>,
+    ) -> Result<String, Fault> {
+        if let Some(digest) = &spec.image_digest
+            && self.0.images.known(digest).is_some()
+        {
+            return Ok(digest.clone());
+        }
+        let digest = self.0.docker.prepare(spec, news).await?;
+        self.0.images.ready(&digest, news).await?;
+        Ok(digest)
+    }
+
+    pub(super) async fn start(&self, job: &Job) -> Result<Running, Fault> {
+        let (unheard, _) = watch::channel(None);
+        let image = self.0.images.ready(&job.image_digest, &unheard).await?;
+        // An earlier try of this very step, which a crash cut short.
+        if let Some(running) = self.adopt(&job.step, 0).await? {
+            return Ok(running);
+        }
+        let network = match job.spec.network {
+            Network::Egress => Some(self.0.egress.take().await?),
+            Network::None => None,
+        };
+        let folder = self.folder_of(&job.step);
+        let order = self.order(job, &image, network.as_ref())?;
+        let (native, place) = (self.clone(), folder.clone());
+        let begun = tokio::task::spawn_blocking(move || native.begin(&place, &order, network));
+        begun.await.map_err(io::Error::other).and_then(|begun| begun).map_err(|error| {
+            start_failed(&format!("the sandbox cannot be ordered in {}: {error}", folder.display()))
+        })?;
+        match self.follow(&folder, 0).await {
+            Ok(Followed::Running(running)) => Ok(running),
+            Ok(Followed::Failed(why)) => {
+                drop(self.remove(&job.step).await);
+                Err(start_failed(&why))
+            }
+            Err(error) => {
+                drop(self.remove(&job.step).await);
+                Err(start_failed(&format!("the sandbox's supervisor does not answer: {error}")))
+            }
+        }
+    }
+
+    fn begin(&self, folder: &Path, order: &Order, network: Option<Lease>) -> io::Result<()> {
+        fs::DirBuilder::new().mode(0o700).create(folder)?;
+        let lock = File::create(folder.join(LOCK))?;
+        lock.lock()?;
+        fs::write(folder.join(ORDER), serde_json::to_vec(order)?)?;
+        let listener = link::listen(folder)?;
+        let mut given = vec![lock.as_fd(), listener.as_fd()];
+        given.extend(network.as_ref().map(Lease::as_fd));
+        // The lock goes along, and is held until the last of all who have it has closed it; so is the network.
+        self.0.helper.order(folder, &given)
+    }
+
+    fn order(&self, job: &Job, image: &Image, network: Option<&Lease>) -> Result<Order, Fault> {
+        let (spec, config) = (&job.spec, &image.config);
+        let mut words = if spec.entrypoint { config.entrypoint.clone() } else { Vec::new() };
+        match &spec.command {
+            Command::Shell(text) => words.extend(["/bin/sh", "-c", text].map(str::to_owned)),
+            Command::Exec(more) => words.extend(more.iter().cloned()),
+        }
+        let container = name_of(&self.0.instance, &job.step);
+        let mut env = BTreeMap::from([("PATH", PATH), ("HOSTNAME", container.as_str())]);
+        env.extend(config.env.iter().filter_map(|pair| pair.split_once('=')));
+        env.extend(spec.env.iter().map(|(name, value)| (name.as_str(), value.as_str())));
+        let memory_bytes = match spec.memory_bytes {
+            Some(bytes) => bytes,
+            None => fair_memory_bytes(
+                memory_of_this_host().map_err(|error| start_failed(&error.to_string()))?,
+                self.0.slots,
+            ),
+        };
+        Ok(Order {
+            rootfs: image.rootfs.clone(),
+            image_lock: image.lock.clone(),
+            image_digest: image.digest.clone(),
+            words,
+            env: env.into_iter().map(|(name, value)| format!("{name}={value}")).collect(),
+            workdir: spec.workdir.clone().unwrap_or_else(|| config.workdir.clone()),
+            user: spec.user.clone().unwrap_or_else(|| config.user.clone()),
+            capabilities: self.0.capabilities.clone(),
+            memory_bytes,
+            cpus: spec.cpus,
+            pids: spec.pids.unwrap_or(super::PIDS),
+            shm_bytes: spec.shm_bytes.unwrap_or(SHM_BYTES),
+            hosts: net::hosts(&container, network.map(Lease::address)),
+            resolv_conf: net::resolv_conf(),
+            volumes: config.volumes.clone(),
+            cgroup: format!("{}/{}", self.cgroups(), job.step),
+            deadline_s: job.deadline_s,
+            container,
+        })
+    }
+
+    /// From the supervisor's own words to what a step's life wants to know.
+    async fn follow(&self, folder: &Path, told: u64) -> io::Result<Followed> {
+        let order: Order = serde_json::from_slice(&fs::read(folder.join(ORDER))?)?;
+        let answered = tokio::time::timeout(START, async {
+            let mut link = Link::follow(folder, told).await?;
+            let first = link.next().await?;
+            io::Result::Ok((link, first))
+        });
+        let (link, first) = answered.await??;
+        match first {
+            Some(Said::Began { age, has_ended }) => {
+                let (tell, happenings) = tokio::sync::mpsc::channel(super::AHEAD);
+                tokio::spawn(happens::pass_on(link, folder.to_owned(), tell));
+                let (container, image_digest) = (order.container, order.image_digest);
+                Ok(Followed::Running(Running { container, image_digest, age, has_ended, happenings }))
+            }
+            Some(Said::Failed(why)) => Ok(Followed::Failed(why)),
+            Some(Said::Output(..) | Said::Gone | Said::Over(_)) => {
+                Err(io::Error::other("it does not say that the command began"))
+            }
+            None => Err(io::ErrorKind::UnexpectedEof.into()),
+        }
+    }
+
+    /// `told`: how much of its output is stored.
+    pub(super) async fn adopt(&self, step: &StepId, told: u64) -> Result<Option<Running>, Fault> {
+        let folder = self.folder_of(step);
+        if !folder.exists() {
+            return Ok(None);
+        }
+        let unknown = |error: io::Error| {
+            Fault::new(
+                Reason::EngineUnavailable,
+                format!("what became of the sandbox in {} cannot be seen: {error}", folder.display()),
+                "the worker's log says more",
+            )
+        };
+        if is_supervised(&folder).map_err(unknown)? {
+            return match self.follow(&folder, told).await.map_err(unknown)? {
+                Followed::Running(running) => Ok(Some(running)),
+                // It never ran.
+                Followed::Failed(_) => self.remove(step).await.map(|()| None),
+            };
+        }
+        match happens::afterwards(&folder).map_err(unknown)? {
+            Some(running) => Ok(Some(running)),
+            None => self.remove(step).await.map(|()| None),
+        }
+    }
+
+    pub(super) async fn signal(&self, step: &StepId, signal: Signal) -> Result<(), Fault> {
+        let folder = self.folder_of(step);
+        let what = match signal {
+            Signal::Term => supervisor::TERMINATE,
+            Signal::Kill => supervisor::KILL,
+        };
+        match tokio::time::timeout(ANSWER, link::ask(&folder, what)).await {
+            Ok(Ok(_)) => Ok(()),
+            // Nobody is there, so that nothing runs: a sandbox ends with its supervisor.
+            Ok(Err(_)) if !is_supervised(&folder).unwrap_or(false) => Ok(()),
+            Ok(Err(error)) => Err(silent(step, &error.to_string())),
+            Err(_) => Err(silent(step, "no answer")),
+        }
+    }
+
+    pub(super) async fn remove(&self, step: &StepId) -> Result<(), Fault> {
+        let folder = self.folder_of(step);
+        let removed = tokio::time::timeout(ANSWER, async {
+            while folder.exists() {
+                match link::ask(&folder, supervisor::REMOVE).await {
+                    Ok(true) => break,
+                    Ok(false) => return Err(io::Error::other("its processes do not go away")),
+                    Err(_) if !is_supervised(&folder)? => {
+                        self.cgroup_of(step)?.remove()?;
+                        break;
+                    }
+                    // It is just being started, or just ending.
+                    Err(_) => tokio::time::sleep(AGAIN).await,
+                }
+            }
+            Ok(())
+        });
+        match removed.await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return Err(silent(step, &error.to_string())),
+            Err(_) => return Err(silent(step, "no answer")),
+        }
+        self.throw_away(&folder).map_err(|error| silent(step, &error.to_string()))
+    }
+
+    /// Its name is free at once. To remove what a test wrote takes longer, and nobody waits for that.
+    fn throw_away(&self, folder: &Path) -> io::Result<()> {
+        let name = folder.file_name().unwrap_or_default();
+        let thrown = self.0.folder.join(format!("{THROWN}{}", name.to_string_lossy()));
+        match fs::rename(folder, &thrown) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            renamed => renamed?,
+        }
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = fs::remove_dir_all(&thrown) {
+                tracing::warn!("{} is left for the next sweep: {error}", thrown.display());
+            }
+        });
+        Ok(())
+    }
+
+    pub(super) async fn sweep(&self, keep: &(dyn Fn(&str) -> bool + Sync)) -> Result<HashSet<String>, Fault> {
+        let images = self.0.images.clone();
+        tokio::task::spawn_blocking(move || images.sweep());
+        self.0.egress.sweep().await?;
+        let mut left = HashSet::new();
+        let listed = |error: io::Error| {
+            Fault::new(
+                Reason::EngineUnavailable,
+                format!("{} cannot be read: {error}", self.0.folder.display()),
+                "the worker's log says more",
+            )
+        };
+        for entry in fs::read_dir(&self.0.folder).map_err(listed)? {
+            let name = entry.map_err(listed)?.file_name().to_string_lossy().into_owned();
+            if name.starts_with(THROWN) {
+                let thrown = self.0.folder.join(name);
+                // It may be under way, and then is gone soon.
+                tokio::task::spawn_blocking(move || drop(fs::remove_dir_all(thrown)));
+                continue;
+            }
+            let Ok(step) = StepId::try_from(name) else { continue };
+            if keep(step.as_str()) {
+                left.insert(step.to_string());
+                continue;
+            }
+            tracing::info!(%step, "removing a sandbox that nobody waits for");
+            if let Err(fault) = self.remove(&step).await {
+                tracing::warn!(%step, "a sandbox could not be removed: {fault}");
+                left.insert(step.to_string());
+            }
+        }
+        Ok(left)
+    }
+
+    /// This worker ends: what was made ahead goes, and where no step runs on, all else outside of the steps' folders.
+    pub(super) async fn leave(&self, nothing_runs: bool) {
+        if !nothing_runs {
+            self.0.egress.close();
+        } else if let Err(fault) = self.0.egress.remove().await {
+            tracing::warn!("the network of this worker is left for the next one: {fault}");
+        }
+    }
+
+    pub(super) fn kept_ready(&self) -> Vec<String> {
+        self.0.egress.kept_ready().iter().map(|address| format!("network {address}")).collect()
+    }
+
+    fn cgroup_of(&self, step: &StepId) -> io::Result<cgroup::Cgroup> {
+        let hierarchy = self.0.hierarchy.clone().map_err(io::Error::other)?;
+        Ok(cgroup::Cgroup::of(hierarchy, &format!("{}/{step}", self.cgroups())))
+    }
+
+    fn cgroups(&self) -> String {
+        format!("bettertest/{}", self.0.instance)
+    }
+
+    fn folder_of(&self, step: &StepId) -> PathBuf {
+        self.0.folder.join(step.as_str())
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // While steps run on, their groups hold this one.
+        if let Ok(hierarchy) = self.hierarchy.clone() {
+            drop(cgroup::Cgroup::of(hierarchy, &format!("bettertest/{}", self.instance)).let_go());
+        }
+    }
+}
+
+/// What docker has on this host, and these sandboxes have not.
+fn missing(capabilities: &[String]) -> Option<String> {
+    if !nix::unistd::geteuid().is_root() {
+        return Some("it is not root".to_owned());
+    }
+    for (name, path) in
+        [("AppArmor", "/sys/module/apparmor/parameters/enabled"), ("SELinux", "/sys/fs/selinux/enforce")]
+    {
+        if fs::read_to_string(path).is_ok_and(|text| matches!(text.trim(), "Y" | "1")) {
+            return Some(format!("{name} rules here, and only docker has a profile for containers"));
+        }
+    }
+    // With these a step could make and mount devices, which here no list of allowed ones stops.
+    let strong = capabilities.iter().find(|name| matches!(name.as_str(), "MKNOD" | "SYS_ADMIN" | "ALL"));
+    strong.map(|name| format!("--allow-cap {name} needs a list of the devices that containers may use"))
+}
+
+enum Followed {
+    Running(Running),
+    Failed(String),
+}
+
+/// No step has a name that begins so.
+const THROWN: &str = ".thrown-";
+
+/// Does anybody still start or supervise the step of this folder?
+fn is_supervised(folder: &Path) -> io::Result<bool> {
+    let lock = match File::open(folder.join(LOCK)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        opened => opened?,
+    };
+    match lock.try_lock() {
+        Ok(()) => Ok(false),
+        Err(TryLockError::WouldBlock) => Ok(true),
+        Err(TryLockError::Error(error)) => Err(error),
+    }
+}
+
+/// Like docker's, twelve hexadecimal digits; another worker's step of the same id has another.
+fn name_of(instance: &str, step: &StepId) -> String {
+    let hash = Sha256::digest(format!("{instance} {step}"));
+    hash.iter().take(6).map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn memory_of_this_host() -> io::Result<u64> {
+    let text = fs::read_to_string("/proc/meminfo")?;
+    let total = text.lines().find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB"));
+    let kib: Option<u64> = total.and_then(|kib| kib.trim().parse().ok());
+    kib.map(|kib| kib * 1024)
+        .ok_or_else(|| io::Error::other("/proc/meminfo does not say how much memory there is"))
+}
+
+fn start_failed(why: &str) -> Fault {
+    Fault::new(
+        Reason::StartFailed,
+        format!("the sandbox could not be made: {why}"),
+        "--engine docker is another way",
+    )
+}
+
+fn silent(step: &StepId, why: &str) -> Fault {
+    Fault::new(
+        Reason::EngineUnavailable,
+        format!("the supervisor of the sandbox of step {step} cannot be spoken with: {why}"),
+        "the worker's log says more",
+    )
+}

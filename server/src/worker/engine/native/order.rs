@@ -1,0 +1,62 @@
+//! What a supervisor is told: everything about one sandbox, a file in the folder of its step.
+
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// Its name in the step's folder.
+pub(super) const ORDER: &str = "order.json";
+/// Held by an exclusive lock as long as anybody may still start or supervise the step.
+pub(super) const LOCK: &str = "lock";
+/// Where the supervisor listens.
+pub(super) const SOCKET: &str = "socket";
+/// Written once the command runs, and once it has ended.
+pub(super) const STARTED: &str = "started";
+pub(super) const ENDED: &str = "ended.json";
+
+/// A stranger's sandbox is ended by its own supervisor so long after its deadline, in seconds.
+pub(super) const LONG_PAST_S: u64 = 600;
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Order {
+    /// A short name, also its host name.
+    pub(super) container: String,
+    /// The image, unpacked: the lowest layer, which nobody writes to.
+    pub(super) rootfs: PathBuf,
+    pub(super) image_digest: String,
+    /// A shared lock on it keeps the image from being removed.
+    pub(super) image_lock: PathBuf,
+    /// The program and its arguments.
+    pub(super) words: Vec<String>,
+    /// `NAME=value`.
+    pub(super) env: Vec<String>,
+    pub(super) workdir: String,
+    /// As in an image's USER: name or number, perhaps with `:group`; empty for root.
+    pub(super) user: String,
+    /// Without `CAP_`.
+    pub(super) capabilities: Vec<String>,
+    pub(super) memory_bytes: u64,
+    pub(super) cpus: Option<f64>,
+    pub(super) pids: u32,
+    pub(super) shm_bytes: u64,
+    /// Contents of files of the container.
+    pub(super) hosts: String,
+    pub(super) resolv_conf: String,
+    /// Folders that are to be there.
+    pub(super) volumes: Vec<String>,
+    /// Below the root of every hierarchy.
+    pub(super) cgroup: String,
+    /// Seconds since 1970.
+    pub(super) deadline_s: u64,
+}
+
+/// How the command ended, as its supervisor saw it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Ended {
+    pub(super) code: u8,
+    pub(super) signal: Option<u8>,
+    pub(super) oom: bool,
+    pub(super) cpu_ms: Option<u64>,
+    pub(super) peak_memory_bytes: Option<u64>,
+    /// From its start to its end.
+    pub(super) took_ms: u64,
+}
