@@ -92,7 +92,8 @@ async fn dispatch(cli: Cli) -> Result<u8, SetupError> {
         Some(Command::Run(args)) => run_command::run(args).await,
         Some(Command::Rerun(args)) => rerun_command::rerun(args).await,
         Some(Command::Open(args)) => {
-            let link = open_command::link(&open_data(args.data_dir)?).await?;
+            let data = args.data_dir.map_or_else(DataDir::default_path, Ok)?;
+            let link = open_command::link(&data).await?;
             say::out(&format!("{link}\n"));
             Ok(0)
         }

@@ -8,12 +8,12 @@ use crate::boss::NewLink;
 use crate::data_dir::DataDir;
 use crate::error::SetupError;
 
-/// Asks the boss of this data directory for a link.
-pub(crate) async fn link(data: &DataDir) -> Result<String, SetupError> {
+/// Asks the boss of this data directory for a link. Where there is none yet, none is made.
+pub(crate) async fn link(data: &Path) -> Result<String, SetupError> {
     let start = "start it with: bettertest --boss --pipedef FILE (with the same --data-dir)";
-    let address = address(data.path())
-        .ok_or_else(|| SetupError::new(format!("no boss has run in {}", data.path().display()), start))?;
-    let token = Token::of(data)?;
+    let address = address(data)
+        .ok_or_else(|| SetupError::new(format!("no boss has run in {}", data.display()), start))?;
+    let token = Token::of(&DataDir::open(data)?)?;
     let asked = client()
         .post(format!("http://{address}/api/login-links"))
         .bearer_auth(token.as_str())
@@ -23,7 +23,7 @@ pub(crate) async fn link(data: &DataDir) -> Result<String, SetupError> {
         asked.await.map_err(|_| SetupError::new(format!("the boss does not answer at {address}"), start))?;
     if !answer.status().is_success() {
         return Err(SetupError::new(
-            format!("what answers at {address} is not the boss of {}", data.path().display()),
+            format!("what answers at {address} is not the boss of {}", data.display()),
             start,
         ));
     }

@@ -213,6 +213,9 @@ fn a_server_that_cannot_start_is_2_in_two_lines() {
     );
     refused(&start(&["--boss"]), "--pipedef");
     refused(&start(&["open", "--data-dir", other]), "no boss");
+    let nowhere = format!("{other}/nowhere");
+    refused(&start(&["open", "--data-dir", &nowhere]), "no boss");
+    assert!(!std::path::Path::new(&nowhere).exists(), "asking for a link made a data directory");
 }
 
 /// Containers whose step is of a run of this project.
