@@ -34,7 +34,7 @@ class Overhead(Stage):
             ours.append(time.monotonic() - began)
             theirs.append(seconds_of(["docker", "run", "--rm", IMAGE, "true"]))
         ms = [1000 * statistics.median(times) for times in (ours, theirs)]
-        print(f"a step of `true`: {ms[0]:.0f} ms, docker run --rm: {ms[1]:.0f} ms, ratio {ms[0] / ms[1]:.2f}")
+        print(f"a step of `true`: {ms[0]:.1f} ms, docker run --rm: {ms[1]:.0f} ms, ratio {ms[0] / ms[1]:.3f}")
 
 
 class Output(Stage):
