@@ -173,14 +173,14 @@ fn returns(lines: usize) -> Task {
 
 /// Runs them all at once, in containers, and compares what the boss serves of each.
 #[expect(clippy::print_stderr, reason = "a figure to look at")]
-async fn survive(tasks: Vec<Task>, patience: Duration) {
+async fn survive(engine: &str, tasks: Vec<Task>, patience: Duration) {
     let methods: String = (tasks.iter())
         .map(|task| {
             let command = serde_json::to_string(&task.command).expect("text is JSON");
             format!("    def task_{}(self): run(WORKER, IMAGE, {command})\n", task.name)
         })
         .collect();
-    let ci = Ci::with_engine(&format!("class Hell(Stage):\n{methods}"), "docker").await;
+    let ci = Ci::with_engine(&format!("class Hell(Stage):\n{methods}"), engine).await;
     let begin = Instant::now();
     let run = ci.follow_for(patience, ci.start().await, |_, _| false).await;
     eprintln!("all was printed after {:?}", begin.elapsed());
@@ -243,12 +243,13 @@ pub(crate) fn peak_kib(process: &Process) -> u64 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn odd_bytes_arrive_unchanged() {
-    survive(odd_bytes(), Duration::from_secs(600)).await;
+    survive("docker", odd_bytes(), Duration::from_secs(600)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn much_output_keeps_its_beginning_and_its_end() {
     survive(
+        "docker",
         vec![yes(1 << 30), long_line(13_000_000), returns(1_000_000), one_byte_writes(30_000)],
         Duration::from_secs(600),
     )
@@ -256,9 +257,18 @@ async fn much_output_keeps_its_beginning_and_its_end() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_same_of_native_steps() {
+    if nix::unistd::geteuid().is_root() {
+        let much = [yes(1 << 30), long_line(13_000_000), returns(1_000_000), one_byte_writes(100_000)];
+        survive("native", odd_bytes().into_iter().chain(much).collect(), Duration::from_secs(600)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 #[ignore = "takes minutes"]
 async fn ten_gigabytes_and_a_line_of_one() {
     survive(
+        "docker",
         vec![yes(10 << 30), long_line(112_000_000), one_byte_writes(1_000_000)],
         Duration::from_secs(900),
     )
