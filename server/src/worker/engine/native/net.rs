@@ -30,6 +30,7 @@ use tokio::task::{AbortHandle, spawn_blocking};
 
 #[cfg(test)]
 pub(crate) use ground::SYSCTLS;
+pub(crate) use ground::settle;
 pub(crate) use resolv::{hosts, resolv_conf};
 
 /// What the names of our bridges begin with.

@@ -29,6 +29,7 @@ use std::path::Path;
 
 use super::cgroup::Hierarchy;
 use super::files::{self, Doing as _};
+use super::net;
 use super::order::Order;
 use super::users::{self, Who};
 use super::walls;
@@ -76,7 +77,10 @@ fn begin(inside: &mut Inside) -> Result<Pid, String> {
     unshare(CloneFlags::CLONE_NEWCGROUP).doing("hiding the host's cgroups")?;
     match inside.network {
         Some(network) => setns(network, CloneFlags::CLONE_NEWNET).doing("entering the network")?,
-        None => walls::raise_loopback().doing("raising the loopback interface")?,
+        None => {
+            net::settle();
+            walls::raise_loopback().doing("raising the loopback interface")?;
+        }
     }
     sethostname(&order.container).doing("naming the host")?;
     walls::leave_keyring().doing("leaving the host's keys")?;

@@ -27,6 +27,14 @@ pub(crate) const SYSCTLS: [(&str, &str); 3] = [
     ("/proc/sys/net/ipv4/ping_group_range", "0 2147483647"),
 ];
 
+/// In a namespace that was just made.
+pub(crate) fn settle() {
+    for (path, value) in SYSCTLS {
+        // A kernel without IPv6 has no such file.
+        let _ = fs::write(path, value);
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Ground {
     name: String,
@@ -101,10 +109,7 @@ impl Ground {
         let mut host = Netlink::open()?;
         unshare(CloneFlags::CLONE_NEWNET)?;
         let namespace = OwnedFd::from(File::open("/proc/thread-self/ns/net")?);
-        for (path, value) in SYSCTLS {
-            // A kernel without IPv6 has no such file.
-            let _ = fs::write(path, value);
-        }
+        settle();
         let mut inside = Netlink::open()?;
         inside.set_up(LOOPBACK)?;
         let address = self.connect(&mut host, &namespace)?;
