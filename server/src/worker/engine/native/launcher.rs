@@ -6,6 +6,7 @@
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
+use nix::sys::prctl;
 use nix::sys::signal::{SigHandler, Signal, signal};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 use nix::sys::stat::Mode;
@@ -28,6 +29,8 @@ pub(crate) fn launch(capabilities: &str) -> Result<(), String> {
     let words = |error: Errno| format!("the native launcher cannot go on: {error}");
     let capabilities: Vec<&str> = capabilities.split(',').filter(|name| !name.is_empty()).collect();
     let filter = seccomp::program(&capabilities).map_err(|error| error.to_string())?;
+    // Started by way of /proc, it would be called `exe` in every list of processes.
+    prctl::set_name(c"bettertest").map_err(words)?;
     // SAFETY: no handler: ended supervisors are nobody's concern.
     unsafe { signal(Signal::SIGCHLD, SigHandler::SigIgn) }.map_err(words)?;
     while let Some((folder, mut given)) = next().map_err(words)? {
