@@ -146,9 +146,11 @@ impl Store {
                 connection.lock().expect("a store panicked before, and nothing is sure any more");
             work(&mut connection)
         });
-        match worked.await {
+        match worked.await.map_err(tokio::task::JoinError::try_into_panic) {
             Ok(result) => result,
-            Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
+            Err(Ok(panic)) => std::panic::resume_unwind(panic),
+            // It never began: this process ends, and whoever waits here ends with it.
+            Err(Err(_)) => std::future::pending().await,
         }
     }
 
