@@ -223,9 +223,10 @@ async fn killed_while_it_removes_a_boss_leaves_no_half_of_a_run() {
     let output: PathBuf = data_of(folder.path()).join("boss/output");
     fill(&store, Some(&output), RUNS as u64, EVENTS);
     let mut in_between = 0;
-    loop {
+    // Each lives a little longer than the one before, so that one of the first to remove anything is killed amidst it.
+    for life in 0.. {
         let mut boss = boss_with(folder.path(), &["--keep-runs", "1"]);
-        std::thread::sleep(std::time::Duration::from_millis(dice.below(120)));
+        std::thread::sleep(std::time::Duration::from_millis(life * 2 + dice.below(3)));
         boss.signal(Signal::SIGKILL);
         boss.child.wait().unwrap();
         let listed = count(&store, "run WHERE removing = 0");
