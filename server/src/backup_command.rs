@@ -7,6 +7,7 @@ use crate::archive::{self, ArchiveError, Contents, Writing};
 use crate::boss::{self, StoreCopy, Whole};
 use crate::data_dir::{DataDir, make_folder, unusable};
 use crate::error::SetupError;
+use crate::joined::joined;
 
 /// Writes the history of the boss of `data` to `file`, whether that boss runs or not; answers with what to print.
 pub(crate) async fn backup(file: PathBuf, data: DataDir) -> Result<String, SetupError> {
@@ -136,6 +137,5 @@ fn put(draft: &Path, boss: &Path) -> Result<(), SetupError> {
 }
 
 async fn on_disk<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    let worked = tokio::task::spawn_blocking(work).await;
-    worked.unwrap_or_else(|panicked| std::panic::resume_unwind(panicked.into_panic()))
+    joined(tokio::task::spawn_blocking(work).await).await
 }

@@ -11,6 +11,7 @@ mod doctor;
 mod error;
 mod extract;
 mod http;
+mod joined;
 mod limits;
 mod local;
 mod metrics;

@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use crate::auth::Token;
 use crate::data_dir::{DataDir, make_folder};
 use crate::error::SetupError;
+use crate::joined::joined;
 use crate::signals::{Signals, Stop};
 use crate::{http, limits};
 use common::Checkup;
@@ -149,7 +150,7 @@ async fn refuse_damaged(folder: &Path) -> Result<(), SetupError> {
         let path = path.clone();
         move || how_whole(&path, Whole::Tables)
     });
-    match looked.await.unwrap_or_else(|panicked| std::panic::resume_unwind(panicked.into_panic())) {
+    match joined(looked.await).await {
         Ok(None) => Ok(()),
         Ok(Some(what)) => Err(damaged(&path, &what)),
         Err(error) => Err(SetupError::new(error.to_string(), restore_hint(folder))),

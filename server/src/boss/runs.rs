@@ -30,6 +30,7 @@ use super::pipedef::{Code, Python};
 use super::store::{Standing, Store, StoreError, StoredCode};
 use super::worker_client::WorkerClient;
 use super::workers::Workers;
+use crate::joined::joined;
 use counts::Counts;
 pub(crate) use keep::Keep;
 use log::Log;
@@ -203,7 +204,7 @@ impl Runs {
         // A run that is in the store is driven, even where the one who asked for it does not wait.
         let all = self.all.clone();
         let begun = tokio::spawn(async move { all.begin(key, pipeline, code, only, by).await });
-        begun.await.unwrap_or_else(|panicked| std::panic::resume_unwind(panicked.into_panic()))
+        joined(begun.await).await
     }
 
     /// New attempts of the tasks of an ended run that did not pass.
@@ -237,7 +238,7 @@ impl Runs {
             }
             appended
         });
-        begun.await.unwrap_or_else(|panicked| std::panic::resume_unwind(panicked.into_panic()))?;
+        joined(begun.await).await?;
         Ok(())
     }
 

@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use crate::joined::joined;
+
 pub(crate) use copy::{StoreCopy, Whole, how_whole};
 pub(crate) use keep::Standing;
 
@@ -146,12 +148,7 @@ impl Store {
                 connection.lock().expect("a store panicked before, and nothing is sure any more");
             work(&mut connection)
         });
-        match worked.await.map_err(tokio::task::JoinError::try_into_panic) {
-            Ok(result) => result,
-            Err(Ok(panic)) => std::panic::resume_unwind(panic),
-            // It never began: this process ends, and whoever waits here ends with it.
-            Err(Err(_)) => std::future::pending().await,
-        }
+        joined(worked.await).await
     }
 
     /// Makes a run, with its first events, in one transaction; `events` is given the number that it gets.

@@ -21,6 +21,7 @@ use super::replay::Replay;
 use super::step::{Before, Step, StepDone};
 use crate::boss::output::{Output, OutputId, Stored};
 use crate::boss::pipedef::{Answer, Heard, Order, Runner, Say};
+use crate::joined::joined;
 
 /// A task may take so long, not counting the time in which all that it waits for is queued.
 const TASK_TIME: Duration = Duration::from_secs(7200);
@@ -172,8 +173,8 @@ impl Attempt {
         };
         let unwaited = !self.steps.is_empty();
         self.end_strays();
-        while let Some(joined) = self.steps.join_next().await {
-            self.take(joined)?;
+        while let Some(ended) = self.steps.join_next().await {
+            self.take(joined(ended).await)?;
         }
         // A cancel that came while only these were still running is a cancel of the task all the same.
         let cancelled = unwaited && matches!(last, Last::Returned) && self.cancel.is_cancelled();
@@ -286,8 +287,8 @@ impl Attempt {
                 // A cancel outweighs a last word that comes with it; and Python last, which may never stop printing.
                 biased;
                 () = cancel.cancelled() => return Ok(Stop::Cancelled),
-                Some(joined) = self.steps.join_next() => {
-                    if let Some(call) = self.take(joined)? {
+                Some(ended) = self.steps.join_next() => {
+                    if let Some(call) = self.take(joined(ended).await)? {
                         self.replay.ended(call);
                     }
                 }
@@ -384,12 +385,8 @@ impl Attempt {
     /// A step has ended: remembers how, and tells of which call it was.
     fn take(
         &mut self,
-        joined: Result<(Option<u64>, Result<StepDone, LogError>), tokio::task::JoinError>,
+        (call, done): (Option<u64>, Result<StepDone, LogError>),
     ) -> Result<Option<u64>, LogError> {
-        let (call, done) = match joined {
-            Ok(ended) => ended,
-            Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
-        };
         match call {
             Some(call) => drop(self.done.insert(call, done?)),
             None => self.strays.push(done?),

@@ -83,10 +83,10 @@ impl Run {
                 }
             });
         }
-        while let Some(joined) = attempts.join_next().await {
+        while let Some(ended) = attempts.join_next().await {
             // Where the log cannot be written, the others are dropped as they are, without a word to their workers:
             // who goes on with this run finds their steps.
-            joined.unwrap_or_else(|panicked| std::panic::resume_unwind(panicked.into_panic()))?;
+            crate::joined::joined(ended).await?;
         }
         Ok(())
     }

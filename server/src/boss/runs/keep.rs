@@ -11,6 +11,7 @@ use super::log::now_ms;
 use super::{All, Runs};
 use crate::boss::output::Outputs;
 use crate::boss::store::StoreError;
+use crate::joined::joined;
 use crate::limits;
 
 /// What is kept at most.
@@ -122,6 +123,6 @@ impl All {
     ) -> std::io::Result<T> {
         let outputs = self.outputs.clone();
         let worked = tokio::task::spawn_blocking(move || work(outputs)).await;
-        worked.unwrap_or_else(|panicked| std::panic::resume_unwind(panicked.into_panic()))
+        joined(worked).await
     }
 }
