@@ -5,6 +5,7 @@ mod audit;
 mod filter;
 mod images;
 mod layers;
+mod lost;
 mod net;
 mod tree;
 mod unpack;

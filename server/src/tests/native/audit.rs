@@ -64,7 +64,6 @@ fn may_differ(subject: &str, docker: Option<&str>, native: Option<&str>) -> bool
         subject if subject.starts_with("mount /sys/fs/cgroup") => {
             native.is_none_or(|flags| flags.starts_with("cgroup ro") || flags.starts_with("tmpfs ro"))
         }
-        "namespace cgroup" => true,
         // Files in the upper layer here, mounts of the host's files there; tini is a mount as well.
         "mount /etc/hosts" | "mount /etc/hostname" | "mount /etc/resolv.conf" | "mount /sbin/docker-init" => {
             native.is_none()
@@ -73,7 +72,8 @@ fn may_differ(subject: &str, docker: Option<&str>, native: Option<&str>) -> bool
         "masked /proc/interrupts" | "mount /proc/interrupts" => {
             native.is_some_and(|it| it == "0 bytes" || it.starts_with("tmpfs"))
         }
-        "masked /sys/devices/virtual/powercap" | "mount /sys/devices/virtual/powercap" => true,
+        "masked /sys/devices/virtual/powercap" => native.is_some_and(|it| it.starts_with("0 ")),
+        "mount /sys/devices/virtual/powercap" => native.is_none_or(|flags| flags.starts_with("tmpfs ro")),
         // Mounts that hide what this kernel does not have differ in nothing else.
         subject if subject.starts_with("mount /proc/") => docker.is_none(),
         subject if subject.starts_with("write ") => native == Some("no"),

@@ -141,7 +141,7 @@ RUN rm -r /d && mkdir /d && echo 2 > /d/new && rm /gone && rm -r /tree && echo 2
 RUN rm /to-d && mkdir /to-d && echo 3 > /to-d/file && rm -r /e/f && ln /changed /changed-too && chmod u+s /changed
 ENV ONE=1 TWO=\"a b=c\"
 VOLUME [\"/vol\", \"/d\"]
-WORKDIR /work/here
+WORKDIR /srv/here
 USER 1000:50
 ENTRYPOINT [\"/bin/echo\", \"an entry\"]
 CMD [\"and\", \"words\"]"
@@ -182,7 +182,7 @@ CMD [\"and\", \"words\"]"
 
     let config = &image.config;
     assert_eq!(config.env, ["PATH=/bin", "ONE=1", "TWO=a b=c"]);
-    assert_eq!((config.user.as_str(), config.workdir.as_str()), ("1000:50", "/work/here"));
+    assert_eq!((config.user.as_str(), config.workdir.as_str()), ("1000:50", "/srv/here"));
     assert_eq!(config.entrypoint, ["/bin/echo", "an entry"]);
     assert_eq!(config.cmd, ["and", "words"]);
     let mut volumes = config.volumes.clone();

@@ -35,7 +35,6 @@ pub(super) struct Sandbox {
     began_ns: Option<u64>,
     ended_ns: Option<u64>,
     cgroup: Cgroup,
-    started: std::path::PathBuf,
     _image: File,
 }
 
@@ -80,7 +79,6 @@ impl Sandbox {
             began_ns: None,
             ended_ns: None,
             cgroup,
-            started: folder.join(STARTED),
             _image: image,
         })
     }
@@ -126,11 +124,12 @@ impl Sandbox {
             }
         };
         let joined = if into.is_some() { Ok(()) } else { cgroup.join(init) };
-        let gone = joined.and_then(|()| File::from(go).write_all(&[1]));
-        if let Err(error) = gone {
+        // On record before it may begin: who finds this and no supervisor does not start the step a second time.
+        let noted = joined.and_then(|()| fs::write(folder.join(STARTED), b""));
+        if let Err(error) = noted.and_then(|()| File::from(go).write_all(&[1])) {
             let _ = kill(init, Signal::SIGKILL);
             let _ = waitpid(init, None);
-            return Err(format!("setting the limits of the container: {error}"));
+            return Err(format!("letting the container begin: {error}"));
         }
         Ok((init, pidfd, status.into(), stdout.into(), stderr.into()))
     }
@@ -185,7 +184,6 @@ impl Sandbox {
                     && let Some((_, words)) = self.line("started ")
                 {
                     self.began_ns = words[0].parse().ok();
-                    drop(fs::write(&self.started, b""));
                 }
             }
             Err(_) => {}

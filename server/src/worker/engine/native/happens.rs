@@ -46,7 +46,7 @@ pub(super) async fn pass_on(mut link: Link, folder: PathBuf, tell: mpsc::Sender<
     }
 }
 
-/// A step that nobody supervises any more, from what its supervisor wrote down; None where its command never began.
+/// A step that nobody supervises any more, from what its supervisor wrote down; None where its command cannot have begun.
 pub(super) fn afterwards(folder: &Path) -> io::Result<Option<Running>> {
     if !folder.join(STARTED).exists() {
         return Ok(None);

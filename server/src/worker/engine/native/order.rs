@@ -9,7 +9,7 @@ pub(super) const ORDER: &str = "order.json";
 pub(super) const LOCK: &str = "lock";
 /// Where the supervisor listens.
 pub(super) const SOCKET: &str = "socket";
-/// Written once the command runs, and once it has ended.
+/// Written before the command may begin, and once it has ended.
 pub(super) const STARTED: &str = "started";
 pub(super) const ENDED: &str = "ended.json";
 

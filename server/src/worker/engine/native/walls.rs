@@ -82,6 +82,14 @@ pub(super) fn close_from(first: u32, but: &File) -> io::Result<()> {
     Ok(())
 }
 
+/// Whatever the worker was started with is not the command's: those of real time, which the enum does not have, too.
+pub(super) fn default_signals() {
+    for signal in 1..=libc::SIGRTMAX() {
+        // SAFETY: no handler is taken away, for there is none. Two signals, and those of the C library, refuse.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+}
+
 /// From here on every system call of this process and its children goes through the filter.
 pub(super) fn load(filter: &[libc::sock_filter]) -> io::Result<()> {
     if filter.is_empty() {
