@@ -1,7 +1,8 @@
 """The descriptor between the boss and a pipedef's process: one JSON object per line, in both directions.
 
 The boss speaks first, with an order. After that a thread reads its answers and hands each to the call of
-`run(...)` that waits for it. When the descriptor closes the boss is gone, and this process ends at once.
+`run(...)` that waits for it. When the descriptor closes the boss is gone, and this process ends at once. (One that
+forks has no thread: see `_host.py`.)
 """
 
 from __future__ import annotations
@@ -42,16 +43,28 @@ class Channel:
         os.set_blocking(fd, True)
         # Programs that the pipedef starts get no part in it, nor do its forks: only so does it close when we end.
         os.set_inheritable(fd, False)
-        os.register_at_fork(after_in_child=lambda: os.close(fd))
+        os.register_at_fork(after_in_child=self._close)
+
+    def _close(self) -> None:
+        # Once only: by the next fork the number may mean something else.
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def fileno(self) -> int:
+        return self._fd
 
     def order(self) -> dict[str, Any]:
-        """The first line. From then on answers are read in the background."""
+        """The first line."""
         line = self._line()
         if line is None:
             os._exit(1)
         order: dict[str, Any] = json.loads(line)
-        threading.Thread(target=self._read_answers, daemon=True, name="bettertest").start()
         return order
+
+    def listen(self) -> None:
+        """From now on answers are read in the background."""
+        threading.Thread(target=self._read_answers, daemon=True, name="bettertest").start()
 
     def say(self, message: dict[str, Any]) -> None:
         with self._writing:
@@ -127,7 +140,7 @@ class Channel:
         if over:
             # After the last word Python's own end, with the user's clean-up, may take a little time.
             time.sleep(LAST_BREATH_S)
-        _leave()
+        leave()
 
     def _line(self) -> Optional[bytes]:
         parts = [self._rest]
@@ -143,7 +156,7 @@ class Channel:
         return line
 
 
-def _leave() -> None:
+def leave() -> None:
     """Ends this process and all that it started: nobody is there any more to do that."""
     if os.getpgrp() == os.getpid():
         os.killpg(0, signal.SIGKILL)

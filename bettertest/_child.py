@@ -2,7 +2,8 @@
 
 Whoever drives a pipedef, the boss or `python -m bettertest`, starts this with `BOOT` and two arguments: the folder
 that holds this library, and the number of the descriptor. Each order gets a process of its own, so that what a
-pipedef does, hang or crash included, harms nobody else.
+pipedef does, hang or crash included, harms nobody else. One that has discovered the pipeline may be told to stay, and
+is forked for each task: see `_host.py`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from . import _channel, _problem, _run, _source, _stage, _threads
 
 TYPE_CHECKING = False  # see _errors.py
 if TYPE_CHECKING:
-    from typing import Any, Optional
+    from typing import Any, Callable, Optional
 
 # The working folder, which -c puts first on the path, makes way: nothing in it may pass for a module of Python's.
 BOOT = (
@@ -25,19 +26,49 @@ BOOT = (
 def main(fd: int) -> None:
     channel = _channel.Channel(fd)
     order = channel.order()
-    if order["order"] == "discover":
-        _discover(channel, _source.Texts(order["pipedef"], order.get("files")))
+    if order["order"] == "discover" and order.get("stay"):
+        _stay(channel, _source.Texts(order["pipedef"], order.get("files")))
+    elif order["order"] == "discover":
+        channel.listen()
+        texts = _source.Texts(order["pipedef"], order.get("files"))
+        answer, _ = _discovered(texts)
+        channel.say_last(answer)
     elif order["order"] == "task":
+        channel.listen()
         texts = _source.Texts(order["pipedef"], order["files"], channel.tell_import)
-        _run_task(channel, texts, order["stage"], order["task"])
+        _run_task(channel, texts, lambda: _source.execute(texts), order)
     else:
         sys.exit(f"bettertest: this library knows no order {order['order']!r}")
 
 
-def _discover(channel: _channel.Channel, texts: _source.Texts) -> None:
+def _stay(control: _channel.Channel, texts: _source.Texts) -> None:
+    """Discovers, and is then forked for each task, until it is told to end."""
+    from . import _host
+
+    before = _host.Before(control.fileno())
+    answer, module = _discovered(texts)
+    before.end()
+    why = None if module is None else before.unforkable()
+    if why is not None:
+        answer["unforkable"] = why
+    control.say(answer)
+    if module is None or why is not None:
+        return
+    texts.store()
+    forked = _host.serve(control, before.random_state())
+    if forked is not None:
+        order = forked.order()
+        forked.listen()
+        texts.tell_import = forked.tell_import
+        _run_task(forked, texts, lambda: module, order)
+
+
+def _discovered(texts: _source.Texts) -> tuple[dict[str, Any], Optional[str]]:
+    """What to say of the pipedef, and the name of its module once it is executed without an error."""
     from . import _discovery, _hints, _limits
 
     pipedef = texts.pipedef
+    module = None
     try:
         texts.text(pipedef)
         reserve = _limits.hold_memory()
@@ -66,7 +97,7 @@ def _discover(channel: _channel.Channel, texts: _source.Texts) -> None:
                 pipedef,
             )
             answer = {"say": "broken", "problem": too_long.problem()}
-    channel.say_last(answer)
+    return answer, module if answer["say"] == "discovered" else None
 
 
 def _addresses(names: dict[str, Any]) -> list[str]:
@@ -78,10 +109,13 @@ def _addresses(names: dict[str, Any]) -> list[str]:
     return list(dict.fromkeys(text for text in texts if not set(text[7:]) & set("/?# \t\r\n")))
 
 
-def _run_task(channel: _channel.Channel, texts: _source.Texts, stage: str, task: str) -> None:
+def _run_task(
+    channel: _channel.Channel, texts: _source.Texts, execute: Callable[[], str], order: dict[str, Any]
+) -> None:
+    """`execute` gives the name of the pipedef's module."""
     # SystemExit and KeyboardInterrupt are no end of a task: Python ends without the last word, and that is seen.
     try:
-        method = _method(_source.execute(texts), stage, task)
+        method = _method(execute(), order["stage"], order["task"])
         _threads.watch()
         _run.drive(channel.ask)
         method()

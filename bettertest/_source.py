@@ -41,7 +41,7 @@ class Texts:
         tell_import: Optional[Callable[[str, str], None]] = None,
     ) -> None:
         """`tell_import` is called with path and SHA-256 of what is not stored, before it is executed."""
-        self._tell_import = tell_import
+        self.tell_import = tell_import
         self.pipedef = pipedef
         #: By absolute path.
         self.files: dict[str, str] = {} if stored is None else stored
@@ -51,12 +51,18 @@ class Texts:
     def text(self, path: str) -> str:
         if path not in self.files:
             text = read(path)
-            if self._tell_import is not None:
+            if self.tell_import is not None:
                 from hashlib import sha256
 
-                self._tell_import(path, sha256(text.encode("utf-8", "surrogatepass")).hexdigest())
+                self.tell_import(path, sha256(text.encode("utf-8", "surrogatepass")).hexdigest())
             self.files[path] = text
         return self.files[path]
+
+    def store(self) -> None:
+        """From now on these are what a run has stored: what lies on disk by then is not looked at."""
+        self.are_stored = True
+        for path, text in self.files.items():
+            prime_linecache(path, text)
 
     def is_users(self, path: str) -> bool:
         return path in self.files

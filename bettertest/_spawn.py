@@ -37,6 +37,9 @@ class PipedefProcess:
         self._writing = threading.Lock()
         self._killing = threading.Lock()
 
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
     @property
     def output(self) -> Optional[IO[bytes]]:
         return self._process.stdout

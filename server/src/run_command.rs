@@ -44,7 +44,8 @@ async fn prepare(args: &RunArgs) -> Result<Ready, SetupError> {
     let pipedef = find_pipedef(&args.path)?;
     let data = local::data_of(how)?;
     let python = Python::unpack(&data.path().join("cache"))?;
-    let (pipeline, code) = python.discover(&pipedef).await.map_err(|problem| not_discovered(&problem))?;
+    let (pipeline, code) =
+        python.discover_for_run(&pipedef).await.map_err(|problem| not_discovered(&problem))?;
     let only = select::tasks(&pipeline.tasks().collect::<Vec<_>>(), &how.stage, &how.task)?;
     let key = RunKey::from_random(crate::auth::random_u128());
     let local = local::history_of(&data, &boss::project_of(&pipedef));

@@ -111,7 +111,7 @@ fn json(status: StatusCode, value: &impl Serialize) -> Result<Response, Refusal>
 }
 
 pub(super) async fn pipeline(State(api): State<Api>) -> Result<Response, Refusal> {
-    let (pipeline, _): (Pipeline, _) = api.runs.discover().await?;
+    let pipeline: Pipeline = api.runs.discover().await?;
     json(StatusCode::OK, &pipeline)
 }
 

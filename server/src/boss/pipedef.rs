@@ -3,39 +3,35 @@
 //! Python sees a private descriptor and nothing else of ours: no token, no address, no output. What it prints is
 //! noise to the protocol. Its process group is killed when it is done, and it ends itself when the descriptor
 //! closes because the boss died.
+//!
+//! `words.rs` is what is said, `runner.rs` a process that has an order, and `host.rs` one that is forked for tasks.
+
+mod host;
+mod pidfd;
+mod runner;
+mod words;
 
 use command_fds::{CommandFdExt as _, FdMapping};
-use common::{Outcome, Pipeline, Problem, Reason, StepEnd};
-use futures_util::{SinkExt as _, StreamExt as _};
-use nix::sys::signal::{Signal, killpg};
-use nix::unistd::Pid;
-use serde::{Deserialize, Serialize};
+use common::{Pipeline, Problem};
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdStream;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::AsyncReadExt as _;
-use tokio::net::UnixStream;
-use tokio::net::unix::pipe;
-use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::process::{Child, Command};
-use tokio_util::codec::{FramedRead, FramedWrite, LinesCodec, LinesCodecError};
+use tokio::process::Command;
 
 use crate::data_dir::{make_folder, unusable};
 use crate::error::SetupError;
+pub(crate) use host::Host;
+use runner::Process;
+pub(crate) use runner::{Heard, Runner};
+pub(crate) use words::{Answer, Order, Say};
 
 /// What executes at import has to be quick: nobody waits longer to see what a pipedef declares.
 const DISCOVERY: Duration = Duration::from_secs(10);
-
-/// The longest message on the descriptor: 20,000 tasks, and the texts of a large folder, fit.
-const LONGEST_MESSAGE: usize = 16 * 1024 * 1024;
-
-/// From the last message to the end of the process, before it is killed.
-const LAST_BREATH: Duration = Duration::from_secs(2);
 
 /// Hands over to the library, from a path on which nothing of the working folder can pass for a module of
 /// Python's. An old Python is told so in words, not by a syntax error.
@@ -51,13 +47,8 @@ const DESCRIPTOR: i32 = 3;
 /// Found by the PATH.
 pub(crate) const ANY_PYTHON: &str = "python3";
 
-/// A process that takes no answer for so long does not listen any more.
-const DEAF: Duration = Duration::from_secs(10);
-
-/// How much is still taken in of what a process prints while it ends.
-const LAST_PRINTED: usize = 1024 * 1024;
-
-/// How much of what Python printed last is kept, where nothing else explains its end.
+/// How much of what Python printed last is kept, where nothing else explains its end. What a pipedef prints outside
+/// of its tasks is a part of the output of each; more than this is printed anew by each.
 const LAST_WORDS: usize = 64 * 1024;
 
 /// What a run executes: these texts, whatever lies on disk by then, in this interpreter.
@@ -71,92 +62,16 @@ pub(crate) struct Code {
     pub(crate) python: PathBuf,
     /// What looks like a worker's address among the pipedef's own names, such as `WORKER`.
     pub(crate) addresses: Vec<String>,
+    pub(crate) forks: Forks,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "order", rename_all = "snake_case")]
-pub(crate) enum Order {
-    Discover {
-        pipedef: PathBuf,
-        /// What a run has stored, for a re-run; without it, what lies on disk.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        files: Option<BTreeMap<String, String>>,
-    },
-    Task {
-        pipedef: PathBuf,
-        files: BTreeMap<String, String>,
-        stage: String,
-        task: String,
-    },
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "say", rename_all = "snake_case")]
-pub(crate) enum Say {
-    Discovered {
-        pipeline: Pipeline,
-        files: BTreeMap<String, String>,
-        python: PathBuf,
-        addresses: Vec<String>,
-    },
-    Broken {
-        problem: Problem,
-    },
-    /// `spec` is checked by whom it is for: what is wrong with it is the pipedef's mistake, not the protocol's.
-    StepAsked {
-        call: u64,
-        worker: String,
-        spec: serde_json::Value,
-    },
-    /// This text, which the run has not stored, is executed once that is answered.
-    Imported {
-        call: u64,
-        path: String,
-        sha256: String,
-    },
-    Returned,
-    Raised {
-        call: Option<u64>,
-        problem: Problem,
-    },
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "answer", rename_all = "snake_case")]
-pub(crate) enum Answer {
-    StepResult {
-        call: u64,
-        outcome: Outcome,
-        reason: Option<Reason>,
-        exit_code: Option<u8>,
-        oom: bool,
-        took_ms: u64,
-        message: Option<String>,
-        hint: Option<String>,
-    },
-    Refused {
-        call: u64,
-        problem: Problem,
-    },
-    /// To `imported`: it may be executed.
-    Recorded {
-        call: u64,
-    },
-}
-
-impl Answer {
-    pub(crate) fn of(call: u64, end: &StepEnd) -> Answer {
-        Answer::StepResult {
-            call,
-            outcome: end.verdict.outcome(),
-            reason: end.verdict.reason(),
-            exit_code: end.exit_code,
-            oom: end.oom,
-            took_ms: end.took_ms,
-            message: end.message.clone(),
-            hint: end.hint.clone(),
-        }
-    }
+/// Whether tasks can be forked from a process that has executed this code.
+#[derive(Debug, Clone)]
+pub(crate) enum Forks {
+    NotKnown,
+    From(Arc<Host>),
+    /// What the pipedef does that would not be the same in a fork.
+    Never(String),
 }
 
 #[derive(rust_embed::RustEmbed)]
@@ -206,7 +121,13 @@ impl Python {
     /// What the pipedef declares right now, and the texts that this came from.
     pub(crate) async fn discover(&self, pipedef: &Path) -> Result<(Pipeline, Code), Problem> {
         check_file(pipedef)?;
-        self.discover_in(pipedef, None).await
+        self.discover_in(Path::new(ANY_PYTHON), pipedef, None, false).await
+    }
+
+    /// The same for a run, whose tasks are then forked, if that can be, from what has discovered them.
+    pub(crate) async fn discover_for_run(&self, pipedef: &Path) -> Result<(Pipeline, Code), Problem> {
+        check_file(pipedef)?;
+        self.discover_in(Path::new(ANY_PYTHON), pipedef, None, true).await
     }
 
     /// What the texts of an earlier run declare, whatever lies on disk by now.
@@ -215,13 +136,25 @@ impl Python {
         pipedef: &Path,
         files: BTreeMap<String, String>,
     ) -> Result<(Pipeline, Code), Problem> {
-        self.discover_in(pipedef, Some(files)).await
+        self.discover_in(Path::new(ANY_PYTHON), pipedef, Some(files), false).await
+    }
+
+    /// Whether tasks can be forked that execute this code; a Problem where it cannot even be executed at once.
+    pub(crate) async fn forks(&self, code: &Code) -> Result<Forks, Problem> {
+        let found = self.discover_in(&code.python, &code.pipedef, Some(code.files.clone()), true).await?.1;
+        if found.files == code.files {
+            return Ok(found.forks);
+        }
+        // A task asks before it executes what the run has not stored; this one did not.
+        Ok(Forks::Never("imports what it did not import when the run began".to_owned()))
     }
 
     async fn discover_in(
         &self,
+        python: &Path,
         pipedef: &Path,
         files: Option<BTreeMap<String, String>>,
+        stay: bool,
     ) -> Result<(Pipeline, Code), Problem> {
         let about = |error: String, hint: &str| Problem {
             error,
@@ -229,49 +162,75 @@ impl Python {
             file: Some(pipedef.display().to_string()),
             ..Problem::default()
         };
+        let meddled = || {
+            about(
+                format!("the pipedef wrote to descriptor {DESCRIPTOR}, by which its Python answers"),
+                "a pipedef leaves descriptors alone that it has not opened",
+            )
+        };
         let mut printed = Vec::new();
-        let mut no_message = false;
+        let mut printed_bytes = 0;
         let answer = async {
-            let order = Order::Discover { pipedef: pipedef.to_owned(), files };
-            let mut runner = self.start(Path::new(ANY_PYTHON), order).await?;
-            let said = loop {
+            let order = Order::Discover { pipedef: pipedef.to_owned(), files, stay };
+            let mut runner = self.start(python, order).await?;
+            loop {
                 match runner.heard().await {
-                    Heard::Said(said) => break Some(said),
-                    Heard::Printed(bytes) => keep_end(&mut printed, &bytes),
-                    Heard::Gone => break None,
+                    Heard::Said(said) => return Ok((Some(said), runner)),
+                    Heard::Printed(bytes) => {
+                        printed_bytes += bytes.len();
+                        keep_end(&mut printed, &bytes);
+                    }
+                    Heard::Gone => return Ok((None, runner)),
                 }
-            };
-            if said.is_none() {
-                no_message = runner.no_message;
-                keep_end(&mut printed, &runner.end(no_message).await.bytes);
             }
-            Ok(said)
         };
         // Past its time the runner is dropped, and so killed.
-        match tokio::time::timeout(DISCOVERY, answer).await.map(Result::transpose) {
-            Ok(Some(Err(problem))) => Err(problem),
-            Ok(Some(Ok(Say::Discovered { pipeline, files, python, addresses }))) => {
-                Ok((pipeline, Code { pipedef: pipedef.to_owned(), files, python, addresses }))
-            }
-            Ok(Some(Ok(Say::Broken { problem }))) => Err(problem),
-            Ok(Some(Ok(
-                Say::StepAsked { .. } | Say::Imported { .. } | Say::Returned | Say::Raised { .. },
-            ))) => Err(about(
-                format!("the pipedef wrote to descriptor {DESCRIPTOR}, by which its Python answers"),
-                "a pipedef leaves descriptors alone that it has not opened",
-            )),
-            Ok(None) if no_message => Err(about(
-                format!("the pipedef wrote to descriptor {DESCRIPTOR}, by which its Python answers"),
-                "a pipedef leaves descriptors alone that it has not opened",
-            )),
-            Ok(None) => Err(about(
-                format!("Python ended while it read the pipedef{}", last_words(&printed)),
-                "a pipedef only declares stages and tasks; it must not end the process",
-            )),
-            Err(_) => Err(about(
+        let Ok(answer) = tokio::time::timeout(DISCOVERY, answer).await else {
+            return Err(about(
                 format!("the pipedef was not read within {} s", DISCOVERY.as_secs()),
                 "what stands outside of tasks is executed to read it, and has to be quick",
-            )),
+            ));
+        };
+        let (said, mut runner) = answer?;
+        match said {
+            Some(Say::Discovered { pipeline, files, python, addresses, unforkable }) => {
+                let forks = match unforkable {
+                    Some(why) => Forks::Never(why),
+                    None if !stay => Forks::NotKnown,
+                    None => {
+                        let rest = runner.printed_until_now();
+                        printed.extend_from_slice(&rest);
+                        if printed_bytes + rest.len() > LAST_WORDS {
+                            Forks::Never(format!("prints more than {} KiB", LAST_WORDS / 1024))
+                        } else {
+                            match Host::of(runner, printed) {
+                                Ok(host) => Forks::From(Arc::new(host)),
+                                Err(error) => Forks::Never(format!("broke its descriptor: {error}")),
+                            }
+                        }
+                    }
+                };
+                Ok((pipeline, Code { pipedef: pipedef.to_owned(), files, python, addresses, forks }))
+            }
+            Some(Say::Broken { problem }) => Err(problem),
+            Some(
+                Say::StepAsked { .. }
+                | Say::Imported { .. }
+                | Say::Returned
+                | Say::Raised { .. }
+                | Say::Ready { .. },
+            ) => Err(meddled()),
+            None => {
+                let no_message = runner.said_no_message();
+                keep_end(&mut printed, &runner.end(no_message).await.bytes);
+                if no_message {
+                    return Err(meddled());
+                }
+                Err(about(
+                    format!("Python ended while it read the pipedef{}", last_words(&printed)),
+                    "a pipedef only declares stages and tasks; it must not end the process",
+                ))
+            }
         }
     }
 
@@ -279,6 +238,9 @@ impl Python {
     pub(crate) async fn start(&self, python: &Path, order: Order) -> Result<Runner, Problem> {
         let pipedef = match &order {
             Order::Discover { pipedef, .. } | Order::Task { pipedef, .. } => pipedef,
+            Order::Fork | Order::Forked { .. } | Order::Reap { .. } | Order::End => {
+                unreachable!("nothing is started to be told that")
+            }
         };
         let mut runner = self.spawn(python, pipedef).map_err(|error| not_started(&error))?;
         runner.send(&order).await;
@@ -301,16 +263,7 @@ impl Python {
         let process = command.spawn()?;
         // The command holds the child's ends; while it lives, the end of Python would go unnoticed.
         drop(command);
-        ours.set_nonblocking(true)?;
-        let (read, write) = UnixStream::from_std(ours)?.into_split();
-        Ok(Runner {
-            group: process.id().map(|pid| Pid::from_raw(pid as i32)),
-            process,
-            says: FramedRead::new(read, LinesCodec::new_with_max_length(LONGEST_MESSAGE)),
-            answers: Some(FramedWrite::new(write, LinesCodec::new())),
-            printed: Some(pipe::Receiver::from_owned_fd(OwnedFd::from(printed))?),
-            no_message: false,
-        })
+        Runner::new(Process::Started(process), ours, printed.into(), Vec::new())
     }
 }
 
@@ -337,136 +290,6 @@ pub(crate) async fn which_python() -> Result<String, Problem> {
         ));
     }
     Ok(String::from_utf8_lossy(&ended.stdout).trim().to_owned())
-}
-
-/// What comes from a pipedef's Python.
-pub(crate) enum Heard {
-    Said(Say),
-    /// Bytes on its standard output or standard error.
-    Printed(Vec<u8>),
-    /// It ended, or broke the protocol, which is the same to us.
-    Gone,
-}
-
-/// What a process printed at its very end.
-pub(crate) struct LastPrinted {
-    pub(crate) bytes: Vec<u8>,
-    /// Printed after that, and not kept.
-    pub(crate) lost_bytes: usize,
-}
-
-/// A Python process that has an order.
-pub(crate) struct Runner {
-    process: Child,
-    /// None once it was killed.
-    group: Option<Pid>,
-    says: FramedRead<OwnedReadHalf, LinesCodec>,
-    /// None once it could not be told something.
-    answers: Option<FramedWrite<OwnedWriteHalf, LinesCodec>>,
-    /// None once it has closed its output.
-    printed: Option<pipe::Receiver>,
-    /// Something came on its descriptor that is no message.
-    no_message: bool,
-}
-
-impl Runner {
-    /// Waits for what comes next. May be given up and asked again; nothing is lost.
-    pub(crate) async fn heard(&mut self) -> Heard {
-        let mut bytes = vec![0; 16 * 1024];
-        loop {
-            let line = match &mut self.printed {
-                Some(printed) => tokio::select! {
-                    count = printed.read(&mut bytes) => match count {
-                        Ok(count @ 1..) => {
-                            bytes.truncate(count);
-                            return Heard::Printed(bytes);
-                        }
-                        Ok(0) | Err(_) => {
-                            self.printed = None;
-                            continue;
-                        }
-                    },
-                    line = self.says.next() => line,
-                },
-                None => self.says.next().await,
-            };
-            let Some(line) = line else { return Heard::Gone };
-            let said = match line {
-                Ok(line) => serde_json::from_str(&line).map_err(|error| error.to_string()),
-                // Its end is reset where it closes while there is something for it to read.
-                Err(LinesCodecError::Io(error)) if error.kind() != io::ErrorKind::InvalidData => {
-                    return Heard::Gone;
-                }
-                Err(error) => Err(error.to_string()),
-            };
-            return match said {
-                Ok(said) => Heard::Said(said),
-                Err(error) => {
-                    tracing::debug!("a pipedef's Python said what is no message: {error}");
-                    self.no_message = true;
-                    Heard::Gone
-                }
-            };
-        }
-    }
-
-    pub(crate) async fn answer(&mut self, answer: &Answer) {
-        self.send(answer).await;
-    }
-
-    /// A process that has gone, or does not listen, cannot be told; what becomes of it, `heard` tells.
-    async fn send(&mut self, message: &impl Serialize) {
-        let line = serde_json::to_string(message).expect("messages are strings, numbers and paths of UTF-8");
-        if let Some(answers) = &mut self.answers
-            && !matches!(tokio::time::timeout(DEAF, answers.send(line)).await, Ok(Ok(())))
-        {
-            self.answers = None;
-        }
-    }
-
-    /// Ends the process and all that it started; returns what it printed last.
-    ///
-    /// `at_once` where it waits for what will never come; else it gets a moment to end by itself.
-    pub(crate) async fn end(mut self, at_once: bool) -> LastPrinted {
-        if at_once {
-            self.kill();
-        }
-        let mut last = LastPrinted { bytes: Vec::new(), lost_bytes: 0 };
-        if let Some(mut printed) = self.printed.take() {
-            let rest = async {
-                // The pipe closes when the process and all its children have ended.
-                let mut bytes = vec![0; 16 * 1024];
-                while let Ok(count @ 1..) = printed.read(&mut bytes).await {
-                    let room = LAST_PRINTED.saturating_sub(last.bytes.len()).min(count);
-                    last.bytes.extend_from_slice(&bytes[..room]);
-                    last.lost_bytes += count - room;
-                }
-            };
-            // Either it has closed its output by then, or it never will.
-            drop(tokio::time::timeout(LAST_BREATH, rest).await);
-        }
-        self.kill();
-        if let Err(error) = self.process.wait().await {
-            tracing::warn!("a pipedef's Python could not be waited for: {error}");
-        }
-        last
-    }
-
-    fn kill(&mut self) {
-        // The leader is not waited for yet, so its number still means this group and no other.
-        if let Some(group) = self.group.take() {
-            match killpg(group, Signal::SIGKILL) {
-                Ok(()) | Err(nix::errno::Errno::ESRCH | nix::errno::Errno::EPERM) => {}
-                Err(error) => tracing::warn!("process group {group} could not be killed: {error}"),
-            }
-        }
-    }
-}
-
-impl Drop for Runner {
-    fn drop(&mut self) {
-        self.kill();
-    }
 }
 
 /// The folder in which a pipedef's Python runs: the one that holds `.bettertest/`, else the pipedef's own.

@@ -8,6 +8,7 @@ mod drive;
 mod keep;
 mod log;
 mod orphans;
+mod python;
 mod replay;
 mod resume;
 mod step;
@@ -21,12 +22,12 @@ use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OnceCell, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::output::{Output, Outputs, Stored};
-use super::pipedef::{Code, Python};
+use super::pipedef::{Code, Host, Python};
 use super::store::{Standing, Store, StoreError, StoredCode};
 use super::worker_client::WorkerClient;
 use super::workers::Workers;
@@ -116,6 +117,8 @@ struct Run {
     number: RunNumber,
     key: RunKey,
     code: Code,
+    /// What its tasks are forked from; None where each starts a Python of its own.
+    host: OnceCell<Option<Arc<Host>>>,
     log: Log,
     cancel: CancellationToken,
     /// Which image a name meant first, by worker and name.
@@ -153,12 +156,11 @@ impl Runs {
     }
 
     /// What the pipedef declares right now.
-    pub(crate) async fn discover(&self) -> Result<(Pipeline, Code), RunsError> {
-        let found = self.all.python.discover(&self.all.pipedef).await.map_err(RunsError::Pipedef)?;
-        let mut named = self.all.named.lock().expect("no panic under this lock");
-        named.clone_from(&found.1.addresses);
-        drop(named);
-        Ok(found)
+    pub(crate) async fn discover(&self) -> Result<Pipeline, RunsError> {
+        let found = self.all.python.discover(&self.all.pipedef).await;
+        let (pipeline, code) = found.map_err(RunsError::Pipedef)?;
+        self.all.remember_workers(&code);
+        Ok(pipeline)
     }
 
     /// How the workers are that the pipedef named last, and those that have a line in workers.toml.
@@ -184,7 +186,9 @@ impl Runs {
         only: Option<Vec<TaskId>>,
         by: StartedBy,
     ) -> Result<RunNumber, RunsError> {
-        let (pipeline, code) = self.discover().await?;
+        let found = self.all.python.discover_for_run(&self.all.pipedef).await;
+        let (pipeline, code) = found.map_err(RunsError::Pipedef)?;
+        self.all.remember_workers(&code);
         let key = RunKey::from_random(crate::auth::random_u128());
         self.start_discovered(key, pipeline, code, only, by).await
     }
@@ -221,6 +225,7 @@ impl Runs {
             number,
             key: state.key.clone().expect("a run that has ended has begun"),
             code,
+            host: OnceCell::new(),
             pins: Mutex::new(pins_of(&state)),
             reopened: Mutex::default(),
             log: Log::new(self.all.clone(), state),
@@ -380,6 +385,10 @@ impl Runs {
 }
 
 impl All {
+    fn remember_workers(&self, code: &Code) {
+        self.named.lock().expect("no panic under this lock").clone_from(&code.addresses);
+    }
+
     fn find_live(&self, number: RunNumber) -> Option<Arc<Run>> {
         self.live.lock().expect("no panic under this lock").get(&number).cloned()
     }
@@ -432,6 +441,7 @@ impl All {
             number,
             key,
             code,
+            host: OnceCell::new(),
             log: Log::new(self.clone(), state),
             cancel: self.closing.child_token(),
             pins: Mutex::default(),
@@ -475,6 +485,7 @@ impl All {
                 Err(panicked) => self.give_up(number, &panicked.to_string()).await,
             }
             self.leave(&run);
+            run.end_host().await;
         });
     }
 }

@@ -17,8 +17,15 @@ fn same_both_ways<T: Serialize + DeserializeOwned>(name: &str) -> T {
 #[test]
 fn samples_read_and_write_the_same() {
     assert!(matches!(same_both_ways("discover"), Order::Discover { .. }));
+    assert!(matches!(same_both_ways("discover_stay"), Order::Discover { stay: true, .. }));
     assert!(matches!(same_both_ways("task"), Order::Task { .. }));
+    assert!(matches!(same_both_ways("fork"), Order::Fork));
+    assert!(matches!(same_both_ways("forked"), Order::Forked { .. }));
+    assert!(matches!(same_both_ways("reap"), Order::Reap { .. }));
+    assert!(matches!(same_both_ways("end"), Order::End));
     assert!(matches!(same_both_ways("discovered"), Say::Discovered { .. }));
+    assert!(matches!(same_both_ways("discovered_unforkable"), Say::Discovered { unforkable: Some(_), .. }));
+    assert!(matches!(same_both_ways("ready"), Say::Ready { .. }));
     assert!(matches!(same_both_ways("broken"), Say::Broken { .. }));
     assert!(matches!(same_both_ways("step_asked"), Say::StepAsked { .. }));
     assert!(matches!(same_both_ways("imported"), Say::Imported { .. }));

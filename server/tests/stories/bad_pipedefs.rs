@@ -137,7 +137,7 @@ fn says(problem: &Value, part: &str, text: &str) {
 }
 
 /// No process that the boss has started is left: they are known by the library that they were given.
-fn nothing_is_left(folder: &Path, but: &[u32]) {
+pub(crate) fn nothing_is_left(folder: &Path, but: &[u32]) {
     let deadline = Instant::now() + Duration::from_secs(10);
     loop {
         let left = processes_of(folder, but);

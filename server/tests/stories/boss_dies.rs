@@ -248,7 +248,7 @@ async fn nothing_outlives_a_killed_boss() {
     let mut ci = Ci::with(
         "import subprocess, os\nclass One(Stage):\n    def task_a(self):\n        \
          child = subprocess.Popen(['sleep', '3600'])\n        \
-         open(os.path.dirname(os.path.abspath(__file__)) + '/pids', 'a').write(f'{os.getpid()}\\n{child.pid}\\n')\n        \
+         open(os.path.dirname(os.path.abspath(__file__)) + '/pids', 'a').write(f'{os.getppid()}\\n{os.getpid()}\\n{child.pid}\\n')\n        \
          run(WORKER, IMAGE, 'print x; sleep 2')\n",
     )
     .await;

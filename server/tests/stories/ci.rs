@@ -55,6 +55,11 @@ impl Process {
         Process { child, log, base: format!("http://{address}"), ready: ready.trim().to_owned() }
     }
 
+    /// What it has said on standard error.
+    pub(crate) fn said(&self) -> String {
+        std::fs::read_to_string(self.log.path()).expect("it was just written")
+    }
+
     pub(crate) fn signal(&self, signal: nix::sys::signal::Signal) {
         let pid = nix::unistd::Pid::from_raw(self.child.id() as i32);
         nix::sys::signal::kill(pid, signal).expect("the process is ours");

@@ -14,6 +14,7 @@ mod codes;
 mod command;
 mod disk;
 mod doctor;
+mod forked;
 mod history;
 mod looks;
 mod metrics;

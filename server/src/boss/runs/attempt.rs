@@ -20,7 +20,7 @@ use super::log::{LogError, now_ms};
 use super::replay::Replay;
 use super::step::{Before, Step, StepDone};
 use crate::boss::output::{Output, OutputId, Stored};
-use crate::boss::pipedef::{Answer, Heard, Order, Runner, Say};
+use crate::boss::pipedef::{Answer, Heard, Runner, Say};
 use crate::joined::joined;
 
 /// A task may take so long, not counting the time in which all that it waits for is queued.
@@ -166,9 +166,16 @@ impl Attempt {
             // Cancelled before an earlier boss ended: only the steps are left to be ended.
             Last::Cancelled
         } else {
-            match self.start_python().await {
-                Ok(runner) => self.talk(runner).await?,
-                Err(problem) => Last::Not((Verdict::Not(Reason::RunnerDied), Some(problem))),
+            let cancel = self.cancel.clone();
+            let started = tokio::select! {
+                biased;
+                () = cancel.cancelled() => None,
+                started = self.run.python(&self.task) => Some(started),
+            };
+            match started {
+                Some(Ok(runner)) => self.talk(runner).await?,
+                Some(Err(problem)) => Last::Not((Verdict::Not(Reason::RunnerDied), Some(problem))),
+                None => Last::Cancelled,
             }
         };
         let unwaited = !self.steps.is_empty();
@@ -212,16 +219,6 @@ impl Attempt {
         self.print(&rest.bytes);
         self.lost_bytes += rest.lost_bytes as u64;
         Ok(last)
-    }
-
-    async fn start_python(&self) -> Result<Runner, Problem> {
-        let order = Order::Task {
-            pipedef: self.run.code.pipedef.clone(),
-            files: self.run.code.files.clone(),
-            stage: self.task.stage.clone(),
-            task: self.task.task.clone(),
-        };
-        self.run.all.python.start(&self.run.code.python, order).await
     }
 
     /// Ends what an earlier execution had asked for and this one did not: nobody will ever ask for it.
@@ -312,7 +309,9 @@ impl Attempt {
                     Heard::Said(Say::Returned) => return Ok(Stop::Returned),
                     Heard::Said(Say::Raised { call, problem }) => return Ok(Stop::Raised { call, problem }),
                     Heard::Said(Say::Broken { problem }) => return Ok(Stop::Raised { call: None, problem }),
-                    Heard::Said(Say::Discovered { .. }) | Heard::Gone => return Ok(Stop::Gone),
+                    Heard::Said(Say::Discovered { .. } | Say::Ready { .. }) | Heard::Gone => {
+                        return Ok(Stop::Gone);
+                    }
                 },
             }
             for call in self.replay.due() {

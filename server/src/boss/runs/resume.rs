@@ -7,11 +7,12 @@ use common::{
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
+use tokio::sync::OnceCell;
 
 use super::log::{Log, now_ms};
 use super::{All, Run, RunsError};
 use crate::boss::output::{Output, OutputId, Stored};
-use crate::boss::pipedef::{ANY_PYTHON, Code};
+use crate::boss::pipedef::{ANY_PYTHON, Code, Forks};
 use crate::boss::store::{StoreError, StoredCode};
 use crate::limits;
 
@@ -32,6 +33,7 @@ impl All {
                 .clone()
                 .ok_or_else(|| StoreError::Contradicts(format!("run {number} never began")))?,
             code,
+            host: OnceCell::new(),
             pins: Mutex::new(pins_of(&state)),
             reopened: Mutex::new(self.reopen(&state)),
             log: Log::new(self.clone(), state),
@@ -154,6 +156,7 @@ pub(super) fn code_of(stored: StoredCode) -> Code {
         files: stored.files,
         python: python.unwrap_or_else(|| PathBuf::from(ANY_PYTHON)),
         addresses: Vec::new(),
+        forks: Forks::NotKnown,
     }
 }
 
