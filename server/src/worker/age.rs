@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use std::fs;
 use std::io;
 use std::path::Path;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 /// A point in time that another process of the same boot can count from.
@@ -20,7 +21,15 @@ pub(crate) struct Moment {
 
 impl Moment {
     pub(crate) fn now() -> io::Result<Moment> {
-        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned();
+        // It never changes under a process.
+        static BOOT: OnceLock<String> = OnceLock::new();
+        let boot = match BOOT.get() {
+            Some(boot) => boot.clone(),
+            None => {
+                let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned();
+                BOOT.get_or_init(|| boot).clone()
+            }
+        };
         Ok(Moment { boot, since_boot: Duration::from(clock_gettime(ClockId::CLOCK_MONOTONIC)?) })
     }
 

@@ -124,6 +124,14 @@ impl Engine {
         }
     }
 
+    /// Its containers are still there, ended, after this machine lost its power; then so has to be what is known of them.
+    pub(crate) fn outlasts_power(&self) -> bool {
+        match self {
+            Engine::Docker(_) => true,
+            Engine::Native(_) | Engine::Fake(_) => false,
+        }
+    }
+
     /// Can it run steps right now?
     pub(crate) async fn check(&self) -> Result<(), Fault> {
         match self {

@@ -9,7 +9,7 @@ use common::{Reason, StepEvent, StepSpec};
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -112,24 +112,36 @@ impl Life {
             Ok(digest) => digest,
             Err(stopped) => return Ok(stopped.done()),
         };
-        // From here on there may be a container, so the record has to survive whatever happens.
-        self.pen.sync().await?;
-        self.note_start().await?;
         let job = Job {
             step: self.step.id.clone(),
             spec: self.spec.clone(),
             image_digest,
             deadline_s: now_s() + u64::from(self.timeout_s()) + DEADLINE_SLACK_S,
         };
+        let engine = self.steps.engine();
         let mut decided = None;
-        match (self.noting(&mut decided, self.steps.engine().start(&job)).await?, decided) {
-            (Ok(running), _) if running.age.is_zero() => {
+        // Where there may be a container, the record has to survive whatever that survives.
+        let recorded = async {
+            self.pen.sync().await?;
+            self.note_start().await
+        };
+        let started = if engine.outlasts_power() {
+            recorded.await?;
+            self.noting(&mut decided, engine.start(&job)).await?
+        } else {
+            let (recorded, started) = tokio::join!(recorded, self.noting(&mut decided, engine.start(&job)));
+            recorded?;
+            started?
+        };
+        match (started, decided) {
+            (Ok(running), _) if running.age.is_zero() && engine.outlasts_power() => {
                 // More exactly now. Without it the time that the engine took counts as well.
                 if let Err(error) = self.note_start().await {
                     tracing::warn!(step = %self.step.id, "when it started could not be noted: {error}");
                 }
                 self.watch(running, decided).await
             }
+            (Ok(running), _) if running.age.is_zero() => self.watch(running, decided).await,
             (Ok(running), _) => self.watch(self.aged(running), decided).await,
             // What does not run needs no stopping.
             (Err(_), Some(decision)) => Ok(Done::Ended(decision_event(decision, 0, None))),
@@ -328,13 +340,29 @@ impl Life {
     /// Recorded, then cleaned up, then told: whoever hears of the end finds nothing left of the step.
     async fn end(self, event: StepEvent, slot: Option<Slot>, begun: bool) {
         let Life { steps, step, pen, .. } = self;
-        let recorded = pen.end(event.clone()).await;
-        if recorded.is_ok() {
-            step.settle();
-        }
         // Without a slot it never came to a container, unless under an earlier worker.
         let had_container = begun || slot.is_some();
-        let removed = if had_container { steps.engine().remove(&step.id).await } else { Ok(()) };
+        let remove = async || if had_container { steps.engine().remove(&step.id).await } else { Ok(()) };
+        let (written, is_written) = oneshot::channel();
+        let record = async {
+            let recorded = pen.end(event.clone(), written).await;
+            if recorded.is_ok() {
+                step.settle();
+            }
+            recorded
+        };
+        let (recorded, removed) = if steps.engine().outlasts_power() {
+            let recorded = record.await;
+            (recorded, remove().await)
+        } else {
+            // What no loss of power spares may go while the disk still takes the end in.
+            let cleaned = async {
+                // An error: it cannot be written, and nobody will ask for the container again.
+                drop(is_written.await);
+                remove().await
+            };
+            tokio::join!(record, cleaned)
+        };
         if let Err(fault) = &removed {
             tracing::warn!(step = %step.id, "the container is left for the next sweep: {fault}");
         }

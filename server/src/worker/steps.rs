@@ -9,6 +9,7 @@ use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -250,7 +251,7 @@ impl Steps {
         }
         let pen = Pen::new(step.spool.clone(), self.0.records.meter(), cap_bytes);
         self.count(&event);
-        match pen.end(event.clone()).await {
+        match pen.end(event.clone(), oneshot::channel().0).await {
             Ok(unpublished) => unpublished.publish(),
             Err(error) => {
                 tracing::error!(step = %step.id, "the end of a step could not be recorded: {error}");
@@ -365,7 +366,7 @@ impl Steps {
         for (step, event) in self.0.trouble.take_ends() {
             // Nothing of its output is written any more.
             let pen = Pen::new(step.spool.clone(), self.0.records.meter(), 0);
-            match pen.end(event.clone()).await {
+            match pen.end(event.clone(), oneshot::channel().0).await {
                 Ok(unpublished) => {
                     unpublished.publish();
                     self.known().remove(&step.id);

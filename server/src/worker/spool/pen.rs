@@ -38,7 +38,7 @@ enum Entry {
     Say(StepEvent, oneshot::Sender<io::Result<()>>),
     Sync(oneshot::Sender<io::Result<()>>),
     Decide(Decision, oneshot::Sender<io::Result<()>>),
-    End(StepEvent, oneshot::Sender<io::Result<Unpublished>>),
+    End(StepEvent, oneshot::Sender<()>, oneshot::Sender<io::Result<Unpublished>>),
 }
 
 impl Pen {
@@ -66,8 +66,9 @@ impl Pen {
         self.ask(|answer| Entry::Decide(decision, answer)).await
     }
 
-    pub(crate) async fn end(self, event: StepEvent) -> io::Result<Unpublished> {
-        self.ask(|answer| Entry::End(event, answer)).await
+    /// `written` hears of it once it survives this process, which is before it survives a loss of power.
+    pub(crate) async fn end(self, event: StepEvent, written: oneshot::Sender<()>) -> io::Result<Unpublished> {
+        self.ask(|answer| Entry::End(event, written, answer)).await
     }
 
     /// Leaves the spool without an end, with everything in it that was told.
@@ -137,8 +138,11 @@ fn write_all(mut writer: Writer, mut entries: mpsc::Receiver<Entry>) {
                 Entry::Say(event, answer) => drop(answer.send(writer.say(&event))),
                 Entry::Sync(answer) => drop(answer.send(writer.sync())),
                 Entry::Decide(decision, answer) => drop(answer.send(writer.decide(decision))),
-                Entry::End(event, answer) => {
-                    drop(answer.send(writer.end(&event)));
+                Entry::End(event, written, answer) => {
+                    // Nobody may care.
+                    drop(answer.send(writer.end(&event, || {
+                        let _ = written.send(());
+                    })));
                     return;
                 }
             }

@@ -255,8 +255,9 @@ impl Writer {
         self.spool.folder.parent().map_or(Ok(()), |steps| File::open(steps)?.sync_all())
     }
 
-    /// Records the end, durably, behind all that was held back. Nobody is told before `Unpublished::publish`.
-    pub(crate) fn end(mut self, event: &StepEvent) -> io::Result<Unpublished> {
+    /// Records the end, durably, behind all that was held back. Nobody is told before `Unpublished::publish`, but for
+    /// `written`, once it is in the file.
+    pub(crate) fn end(mut self, event: &StepEvent, written: impl FnOnce()) -> io::Result<Unpublished> {
         let end = event.end().ok_or_else(|| io::Error::other("this event is no end"))?;
         self.settle();
         self.flush_output();
@@ -268,11 +269,14 @@ impl Writer {
         }
         self.line(event);
         let before = self.len;
-        let written = self.write().or_else(|_| {
+        let whole = self.write().or_else(|_| {
             self.use_reserve();
             self.write()
         });
-        if let Err(error) = written.and_then(|()| self.events.sync_data()) {
+        if whole.is_ok() {
+            written();
+        }
+        if let Err(error) = whole.and_then(|()| self.events.sync_data()) {
             // Nobody knows what of it is on the disk. If it can be taken back, it is.
             drop(self.events.set_len(before));
             return Err(error);
