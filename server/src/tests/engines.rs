@@ -25,6 +25,14 @@ macro_rules! contract {
                 rig.finish().await;
             })*
         }
+        mod on_native_ahead {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $check() {
+                let Some(rig) = super::Rig::native_ahead().await else { return };
+                super::$check(&rig).await;
+                rig.finish().await;
+            })*
+        }
         mod on_docker {
             $(#[tokio::test(flavor = "multi_thread")]
             async fn $check() {

@@ -1,6 +1,7 @@
 //! The native engine's parts, by themselves, on the real kernel and with a real Docker. They need root; who is not
 //! has no use for that engine.
 
+mod ahead;
 mod audit;
 mod filter;
 mod images;

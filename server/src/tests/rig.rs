@@ -65,6 +65,14 @@ impl Rig {
         Some(Rig::with(EngineChoice::Native(choice), |_| {}).await)
     }
 
+    /// One whose next step finds a sandbox that was made before it.
+    pub(super) async fn native_ahead() -> Option<Rig> {
+        let rig = Rig::native().await?;
+        assert_eq!(rig.sh("true").await.verdict(), "passed");
+        rig.waiting("egress").await;
+        Some(rig)
+    }
+
     pub(super) async fn with(engine: EngineChoice, change: impl FnOnce(&mut Setup)) -> Rig {
         Rig::on(TempDir::new().unwrap(), engine, change).await
     }
@@ -186,6 +194,29 @@ impl Rig {
         response.json().await.unwrap()
     }
 
+    /// The folders of sandboxes that wait for a step with this network; there is at least one.
+    pub(super) async fn waiting(&self, network: &str) -> Vec<String> {
+        let give_up = std::time::Instant::now() + Duration::from_secs(30);
+        loop {
+            let asked =
+                self.client.get(self.url("/health")).header("accept", "application/json").send().await;
+            let health: Value = asked.unwrap().json().await.unwrap();
+            let kept = health["kept_ready"].as_array().unwrap().iter().map(|name| name.as_str().unwrap());
+            let kept = kept.filter(|name| name.starts_with("sandbox ") && name.ends_with(network));
+            let names: Vec<String> = kept.map(|name| name.split(' ').nth(1).unwrap().to_owned()).collect();
+            if !names.is_empty() {
+                return names;
+            }
+            assert!(std::time::Instant::now() < give_up, "no sandbox is made ahead: {health}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Where the sandboxes of this worker lie.
+    pub(super) fn sandboxes(&self) -> std::path::PathBuf {
+        self.data.path().canonicalize().unwrap().join("worker/native")
+    }
+
     /// The containers of this worker.
     pub(super) fn containers(&self) -> Vec<String> {
         containers(&self.engine, &self.data)
@@ -195,6 +226,10 @@ impl Rig {
     pub(super) async fn finish(self) {
         self.worker.stop(Stop::Interrupt).await;
         assert_eq!(containers(&self.engine, &self.data), Vec::<String>::new());
+        if let Ok(sandboxes) = std::fs::read_dir(self.data.path().join("worker/native")) {
+            let names = sandboxes.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned());
+            assert_eq!(names.filter(|name| name.starts_with(".made-")).count(), 0);
+        }
     }
 
     /// Stops as SIGTERM does, and gives what the next worker needs.
@@ -215,7 +250,7 @@ fn containers(engine: &EngineChoice, data: &TempDir) -> Vec<String> {
         EngineChoice::Native(_) => {
             let steps = std::fs::read_dir(data.path().join("worker").join("native")).unwrap();
             let names = steps.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned());
-            // What begins with a dot is only waiting to be deleted.
+            // What begins with a dot waits for a step, or to be deleted.
             names.filter(|name| !name.starts_with('.')).collect()
         }
     }

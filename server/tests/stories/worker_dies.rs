@@ -135,7 +135,7 @@ impl Place {
         let listed = docker(&["ps", "-a", "--format", "{{.Names}}", "--filter", &label]);
         let sandboxes = std::fs::read_dir(format!("{}/worker/native", self.data)).into_iter().flatten();
         let sandboxes = sandboxes.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned());
-        // What begins with a dot is only waiting to be deleted.
+        // What is thrown is only waiting to be deleted, and what was made ahead is there to stay.
         let sandboxes = sandboxes.filter(|name| !name.starts_with('.'));
         listed.lines().map(str::to_owned).chain(sandboxes).collect()
     }
@@ -344,6 +344,42 @@ async fn killed_at_any_moment_not_a_byte_of_a_native_step_is_lost() {
     if nix::unistd::geteuid().is_root() {
         killed_at_any_moment("native", 10).await;
     }
+}
+
+/// What waits for a step ends with the worker that had it made; the next one removes its folders.
+#[tokio::test]
+async fn of_a_killed_worker_no_sandbox_that_was_made_ahead_is_left() {
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let place = Place::new(&["--engine", "native"]);
+    let worker = place.worker();
+    place.post(&json!({"image": IMAGE, "command": "true", "id": "a-1", "network": "none"})).await;
+    place.events("a-1").await;
+    let sandboxes = std::fs::canonicalize(format!("{}/worker/native", place.data)).unwrap();
+    let made = || {
+        let names = std::fs::read_dir(&sandboxes).unwrap().map(|entry| entry.unwrap().file_name());
+        names.filter(|name| name.to_string_lossy().starts_with(".made-")).count()
+    };
+    // Supervisors are in their folders.
+    let supervisors = || {
+        let processes = std::fs::read_dir("/proc").unwrap().map(|entry| entry.unwrap().path().join("cwd"));
+        let folders = processes.filter_map(|cwd| std::fs::read_link(cwd).ok());
+        folders.filter(|folder| folder.starts_with(&sandboxes)).count()
+    };
+    let until = Instant::now() + Duration::from_secs(60);
+    let wait_for = async |what: &str, is: &dyn Fn() -> bool| {
+        while !is() {
+            assert!(Instant::now() < until, "never: {what}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    wait_for("some are made ahead", &|| made() >= 2 && supervisors() >= 2).await;
+    kill(worker);
+    wait_for("their processes end", &|| supervisors() == 0).await;
+    let next = place.worker();
+    wait_for("their folders go", &|| made() == 0).await;
+    drop(next);
 }
 
 #[tokio::test]

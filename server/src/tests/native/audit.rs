@@ -178,8 +178,21 @@ fn namespaces_of_the_host(seen: &BTreeMap<String, String>) -> Vec<&str> {
 async fn audit(user: Option<&str>) {
     let image = Probed::image();
     let (on_docker, Some(on_native)) = (Rig::docker().await, Rig::native().await) else { return };
-    let (docker, native) = (look(&on_docker, &image.0, user).await, look(&on_native, &image.0, user).await);
-    assert_eq!(namespaces_of_the_host(&native), Vec::<&str>::new());
+    let docker = look(&on_docker, &image.0, user).await;
+    let made_for_it = look(&on_native, &image.0, user).await;
+    let waiting = on_native.waiting("none").await;
+    let made_ahead = look(&on_native, &image.0, user).await;
+    let still = on_native.waiting("none").await;
+    assert!(waiting.iter().any(|name| !still.contains(name)), "none of {waiting:?} was used");
+    on_docker.finish().await;
+    on_native.finish().await;
+    for native in [made_for_it, made_ahead] {
+        compare(&docker, &native);
+    }
+}
+
+fn compare(docker: &BTreeMap<String, String>, native: &BTreeMap<String, String>) {
+    assert_eq!(namespaces_of_the_host(native), Vec::<&str>::new());
     let subjects: std::collections::BTreeSet<&String> = docker.keys().chain(native.keys()).collect();
     let mut differences = Vec::new();
     for subject in subjects {
@@ -190,8 +203,6 @@ async fn audit(user: Option<&str>) {
             differences.push(format!("{subject}: docker {there:?}, native {here:?}"));
         }
     }
-    on_docker.finish().await;
-    on_native.finish().await;
     assert!(differences.is_empty(), "{}", differences.join("\n"));
 }
 

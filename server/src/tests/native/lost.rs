@@ -9,7 +9,7 @@ use std::path::Path;
 use super::super::rig::Rig;
 
 /// Those that have this file open.
-fn holders(file: &Path) -> Vec<Pid> {
+pub(super) fn holders(file: &Path) -> Vec<Pid> {
     let has = |pid: &str| {
         let open = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
         open.into_iter().any(|fd| fs::read_link(fd.path()).is_ok_and(|path| path == file))

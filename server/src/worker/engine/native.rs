@@ -1,13 +1,15 @@
 //! Steps in sandboxes of our own, from docker's images, without dockerd in the way: the same walls, made by the
 //! kernel's own calls (`native/sandbox.rs`).
 //!
-//! A step is a folder here. Whoever makes it holds its lock and passes that on, by way of the launcher, to the
-//! supervisor of the sandbox, so that there is never a moment in which a step that may still begin looks free. The
-//! supervisor outlives the worker, keeps what is printed meanwhile, and tells the next worker from the very byte on
-//! that it does not have. Its exit code is evidence: it waited for the process itself.
+//! A step is a folder here, which had another name before (`native/made.rs`). Whoever makes it holds its lock and passes
+//! that on, by way of the launcher, to the supervisor of the sandbox, so that there is never a moment in which a step
+//! that may still begin looks free. The supervisor outlives the worker, keeps what is printed meanwhile, and tells the
+//! next worker from the very byte on that it does not have. Its exit code is evidence: it waited for the process itself.
 
+mod ahead;
 mod born;
 mod cgroup;
+mod demand;
 mod files;
 mod happens;
 mod helper;
@@ -15,6 +17,7 @@ pub(crate) mod images;
 mod kept;
 mod launcher;
 mod link;
+mod made;
 pub(crate) mod net;
 mod order;
 mod sandbox;
@@ -24,12 +27,12 @@ pub(crate) mod unpack;
 mod users;
 mod walls;
 
-use common::{Command, Network, Reason, StepId, StepSpec};
+use common::{Command, Reason, StepId, StepSpec};
 use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeMap, HashSet};
 use std::fs::{self, File, TryLockError};
 use std::io;
-use std::os::fd::AsFd as _;
+use std::net::Ipv4Addr;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -37,11 +40,14 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::{Docker, Fault, Job, News, Running, Signal, fair_memory_bytes};
+use ahead::Ahead;
+use files::SHM_BYTES;
 use helper::Helper;
 use images::{Image, Images};
 use link::{Link, Said};
-use net::{Egress, Lease};
-use order::{LOCK, ORDER, Order};
+use made::{MADE, NotBegun, Places};
+use net::Egress;
+use order::{BASE, Base, LOCK, ORDER, Order};
 
 pub(crate) use launcher::{ARGUMENT, launch};
 
@@ -52,8 +58,6 @@ const START: Duration = Duration::from_secs(30);
 /// How often is looked for what nobody tells.
 const AGAIN: Duration = Duration::from_millis(10);
 
-/// What docker gives `/dev/shm`.
-const SHM_BYTES: u64 = 64 * 1024 * 1024;
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// What all steps of one worker share. Clones share it too.
@@ -65,10 +69,13 @@ struct Inner {
     images: Images,
     egress: Egress,
     helper: Helper,
+    ahead: Ahead,
     /// The steps' folders.
     folder: PathBuf,
+    places: Places,
     instance: String,
-    slots: usize,
+    /// What a step gets whose spec does not say.
+    fair_memory_bytes: u64,
     capabilities: Vec<String>,
     hierarchy: Result<cgroup::Hierarchy, String>,
     /// Why this host, or this worker, has not all of docker's walls.
@@ -98,15 +105,18 @@ impl Native {
         let mut capabilities = super::CAPABILITIES.map(str::to_owned).to_vec();
         capabilities.extend(allow_caps);
         let hierarchy = cgroup::Hierarchy::of_this_host().map_err(|error| error.to_string());
+        let fair_memory_bytes = fair_memory_bytes(memory_of_this_host("MemTotal:")?, slots);
         let missing = hierarchy.as_ref().err().cloned().or_else(|| missing(&capabilities));
         Ok(Native(Arc::new(Inner {
             images: Images::open(docker.clone(), &cache, cache_bytes)?,
             docker,
             egress: Egress::new(&instance),
             helper: Helper::new(program, &capabilities),
+            ahead: Ahead::default(),
             folder,
+            places: Places::default(),
             instance,
-            slots,
+            fair_memory_bytes,
             capabilities,
             hierarchy,
             missing,
@@ -133,6 +143,9 @@ impl Native {
             return Ok(digest.clone());
         }
         let digest = self.0.docker.prepare(spec, news).await?;
+        if self.0.images.known(&digest).is_none() {
+            self.make_way_for(&digest).await;
+        }
         self.0.images.ready(&digest, news).await?;
         Ok(digest)
     }
@@ -144,43 +157,28 @@ impl Native {
         if let Some(running) = self.adopt(&job.step, 0).await? {
             return Ok(running);
         }
-        let network = match job.spec.network {
-            Network::Egress => Some(self.0.egress.take().await?),
-            Network::None => None,
-        };
-        let folder = self.folder_of(&job.step);
-        let order = self.order(job, &image, network.as_ref())?;
-        let (native, place) = (self.clone(), folder.clone());
-        let begun = tokio::task::spawn_blocking(move || native.begin(&place, &order, network));
-        begun.await.map_err(io::Error::other).and_then(|begun| begun).map_err(|error| {
-            start_failed(&format!("the sandbox cannot be ordered in {}: {error}", folder.display()))
-        })?;
-        match self.follow(&folder, 0).await {
-            Ok(Followed::Running(running)) => Ok(running),
-            Ok(Followed::Failed(why)) => {
-                drop(self.remove(&job.step).await);
-                Err(start_failed(&why))
-            }
-            Err(error) => {
-                drop(self.remove(&job.step).await);
-                Err(start_failed(&format!("the sandbox's supervisor does not answer: {error}")))
+        let network = job.spec.network;
+        let mut begun = None;
+        if let Some(made) = self.take_ahead(&image, network) {
+            match self.begin(made, job).await {
+                Err(NotBegun { fault, is_certain: true }) => {
+                    tracing::warn!(step = %job.step, "what was made ahead is not used: {fault}");
+                }
+                done => begun = Some(done),
             }
         }
+        let begun = match begun {
+            Some(begun) => begun,
+            None => {
+                let made = self.make(&image, network, false).await?;
+                self.begin(made, job).await
+            }
+        };
+        self.make_ahead(&image, network);
+        begun.map_err(|not_begun| not_begun.fault)
     }
 
-    fn begin(&self, folder: &Path, order: &Order, network: Option<Lease>) -> io::Result<()> {
-        fs::DirBuilder::new().mode(0o700).create(folder)?;
-        let lock = File::create(folder.join(LOCK))?;
-        lock.lock()?;
-        fs::write(folder.join(ORDER), serde_json::to_vec(order)?)?;
-        let listener = link::listen(folder)?;
-        let mut given = vec![lock.as_fd(), listener.as_fd()];
-        given.extend(network.as_ref().map(Lease::as_fd));
-        // The lock goes along, and is held until the last of all who have it has closed it; so is the network.
-        self.0.helper.order(folder, &given)
-    }
-
-    fn order(&self, job: &Job, image: &Image, network: Option<&Lease>) -> Result<Order, Fault> {
+    fn order(&self, job: &Job, image: &Image, address: Option<Ipv4Addr>) -> Order {
         let (spec, config) = (&job.spec, &image.config);
         let mut words = if spec.entrypoint { config.entrypoint.clone() } else { Vec::new() };
         match &spec.command {
@@ -191,53 +189,53 @@ impl Native {
         let mut env = BTreeMap::from([("PATH", PATH), ("HOSTNAME", container.as_str())]);
         env.extend(config.env.iter().filter_map(|pair| pair.split_once('=')));
         env.extend(spec.env.iter().map(|(name, value)| (name.as_str(), value.as_str())));
-        let memory_bytes = match spec.memory_bytes {
-            Some(bytes) => bytes,
-            None => fair_memory_bytes(
-                memory_of_this_host().map_err(|error| start_failed(&error.to_string()))?,
-                self.0.slots,
-            ),
-        };
-        Ok(Order {
-            rootfs: image.rootfs.clone(),
-            image_lock: image.lock.clone(),
+        Order {
             image_digest: image.digest.clone(),
             words,
             env: env.into_iter().map(|(name, value)| format!("{name}={value}")).collect(),
             workdir: spec.workdir.clone().unwrap_or_else(|| config.workdir.clone()),
             user: spec.user.clone().unwrap_or_else(|| config.user.clone()),
-            capabilities: self.0.capabilities.clone(),
-            memory_bytes,
+            memory_bytes: spec.memory_bytes.unwrap_or(self.0.fair_memory_bytes),
             cpus: spec.cpus,
             pids: spec.pids.unwrap_or(super::PIDS),
             shm_bytes: spec.shm_bytes.unwrap_or(SHM_BYTES),
-            hosts: net::hosts(&container, network.map(Lease::address)),
+            hosts: net::hosts(&container, address),
             resolv_conf: net::resolv_conf(),
-            volumes: config.volumes.clone(),
-            cgroup: format!("{}/{}", self.cgroups(), job.step),
             deadline_s: job.deadline_s,
             container,
-        })
+        }
     }
 
     /// From the supervisor's own words to what a step's life wants to know.
     async fn follow(&self, folder: &Path, told: u64) -> io::Result<Followed> {
-        let order: Order = serde_json::from_slice(&fs::read(folder.join(ORDER))?)?;
-        let answered = tokio::time::timeout(START, async {
-            let mut link = Link::follow(folder, told).await?;
-            let first = link.next().await?;
-            io::Result::Ok((link, first))
+        let Order { container, image_digest, .. } = serde_json::from_slice(&fs::read(folder.join(ORDER))?)?;
+        let link = tokio::time::timeout(ANSWER, Link::follow(folder, told)).await??;
+        self.hear(link, folder, container, image_digest).await
+    }
+
+    async fn hear(
+        &self,
+        mut link: Link,
+        folder: &Path,
+        container: String,
+        image_digest: String,
+    ) -> io::Result<Followed> {
+        let first = tokio::time::timeout(START, async {
+            loop {
+                match link.next().await? {
+                    Some(Said::Ready) => {}
+                    first => return io::Result::Ok(first),
+                }
+            }
         });
-        let (link, first) = answered.await??;
-        match first {
+        match first.await?? {
             Some(Said::Began { age, has_ended }) => {
                 let (tell, happenings) = tokio::sync::mpsc::channel(super::AHEAD);
                 tokio::spawn(happens::pass_on(link, folder.to_owned(), tell));
-                let (container, image_digest) = (order.container, order.image_digest);
                 Ok(Followed::Running(Running { container, image_digest, age, has_ended, happenings }))
             }
             Some(Said::Failed(why)) => Ok(Followed::Failed(why)),
-            Some(Said::Output(..) | Said::Gone | Said::Over(_)) => {
+            Some(Said::Ready | Said::Output(..) | Said::Gone | Said::Over(_)) => {
                 Err(io::Error::other("it does not say that the command began"))
             }
             None => Err(io::ErrorKind::UnexpectedEof.into()),
@@ -286,14 +284,21 @@ impl Native {
     }
 
     pub(super) async fn remove(&self, step: &StepId) -> Result<(), Fault> {
-        let folder = self.folder_of(step);
-        let removed = tokio::time::timeout(ANSWER, async {
+        let removed = self.remove_folder(&self.folder_of(step)).await;
+        removed.map(drop).map_err(|error| silent(step, &error.to_string()))
+    }
+
+    /// Comes when nothing runs there any more.
+    async fn end(&self, folder: &Path) -> io::Result<()> {
+        let ended = tokio::time::timeout(ANSWER, async {
             while folder.exists() {
-                match link::ask(&folder, supervisor::REMOVE).await {
+                match link::ask(folder, supervisor::REMOVE).await {
                     Ok(true) => break,
                     Ok(false) => return Err(io::Error::other("its processes do not go away")),
-                    Err(_) if !is_supervised(&folder)? => {
-                        self.cgroup_of(step)?.remove()?;
+                    Err(_) if !is_supervised(folder)? => {
+                        if let Some(cgroup) = self.cgroup_of(folder)? {
+                            cgroup.remove()?;
+                        }
                         break;
                     }
                     // It is just being started, or just ending.
@@ -302,12 +307,7 @@ impl Native {
             }
             Ok(())
         });
-        match removed.await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => return Err(silent(step, &error.to_string())),
-            Err(_) => return Err(silent(step, "no answer")),
-        }
-        self.throw_away(&folder).map_err(|error| silent(step, &error.to_string()))
+        ended.await.map_err(|_| io::Error::other("no answer"))?
     }
 
     /// Its name is free at once. To remove what a test wrote takes longer, and nobody waits for that.
@@ -330,6 +330,7 @@ impl Native {
         let images = self.0.images.clone();
         tokio::task::spawn_blocking(move || images.sweep());
         self.0.egress.sweep().await?;
+        self.tidy_ahead();
         let mut left = HashSet::new();
         let listed = |error: io::Error| {
             Fault::new(
@@ -344,6 +345,13 @@ impl Native {
                 let thrown = self.0.folder.join(name);
                 // It may be under way, and then is gone soon.
                 tokio::task::spawn_blocking(move || drop(fs::remove_dir_all(thrown)));
+                continue;
+            }
+            if name.starts_with(MADE) && !self.0.places.has(&name) {
+                // A worker before this one was killed, or whatever it is waiting for.
+                if let Err(error) = self.remove_folder(&self.0.folder.join(&name)).await {
+                    tracing::warn!("a sandbox that waited for a step could not be removed: {name}: {error}");
+                }
                 continue;
             }
             let Ok(step) = StepId::try_from(name) else { continue };
@@ -362,6 +370,7 @@ impl Native {
 
     /// This worker ends: what was made ahead goes, and where no step runs on, all else outside of the steps' folders.
     pub(super) async fn leave(&self, nothing_runs: bool) {
+        self.close_ahead().await;
         if !nothing_runs {
             self.0.egress.close();
         } else if let Err(fault) = self.0.egress.remove().await {
@@ -370,12 +379,19 @@ impl Native {
     }
 
     pub(super) fn kept_ready(&self) -> Vec<String> {
-        self.0.egress.kept_ready().iter().map(|address| format!("network {address}")).collect()
+        let networks = self.0.egress.kept_ready();
+        let networks = networks.iter().map(|address| format!("network {address}"));
+        self.0.ahead.kept_ready().into_iter().chain(networks).collect()
     }
 
-    fn cgroup_of(&self, step: &StepId) -> io::Result<cgroup::Cgroup> {
+    /// None where nobody came so far as to have one made.
+    fn cgroup_of(&self, folder: &Path) -> io::Result<Option<cgroup::Cgroup>> {
+        let base = fs::read(folder.join(BASE)).ok();
+        let Some(base) = base.and_then(|json| serde_json::from_slice::<Base>(&json).ok()) else {
+            return Ok(None);
+        };
         let hierarchy = self.0.hierarchy.clone().map_err(io::Error::other)?;
-        Ok(cgroup::Cgroup::of(hierarchy, &format!("{}/{step}", self.cgroups())))
+        Ok(Some(cgroup::Cgroup::of(hierarchy, &base.cgroup)))
     }
 
     fn cgroups(&self) -> String {
@@ -440,12 +456,13 @@ fn name_of(instance: &str, step: &StepId) -> String {
     hash.iter().take(6).map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn memory_of_this_host() -> io::Result<u64> {
+/// By how its line in `/proc/meminfo` begins.
+fn memory_of_this_host(line: &str) -> io::Result<u64> {
     let text = fs::read_to_string("/proc/meminfo")?;
-    let total = text.lines().find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB"));
-    let kib: Option<u64> = total.and_then(|kib| kib.trim().parse().ok());
+    let found = text.lines().find_map(|it| it.strip_prefix(line)?.trim().strip_suffix(" kB"));
+    let kib: Option<u64> = found.and_then(|kib| kib.trim().parse().ok());
     kib.map(|kib| kib * 1024)
-        .ok_or_else(|| io::Error::other("/proc/meminfo does not say how much memory there is"))
+        .ok_or_else(|| io::Error::other(format!("/proc/meminfo has no {line} of this host")))
 }
 
 fn start_failed(why: &str) -> Fault {

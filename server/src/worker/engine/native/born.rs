@@ -12,7 +12,7 @@ use std::path::Path;
 
 use super::cgroup::{Cgroup, Hierarchy};
 use super::files::Doing as _;
-use super::order::{Ended, ORDER, Order, STARTED};
+use super::order::{Base, Ended, ORDER, Order, STARTED};
 use super::sandbox::{self, Inside};
 use super::supervisor::{STDERR, STDOUT};
 use super::walls::{self, Cloned};
@@ -22,8 +22,9 @@ const PIPE_BYTES: i32 = 1024 * 1024;
 const READ_BYTES: usize = 128 * 1024;
 
 pub(super) struct Sandbox {
-    pub(super) deadline_s: u64,
     init: Pid,
+    /// To its first process; None once that has its order.
+    go: Option<File>,
     /// Readable once it has ended.
     pidfd: OwnedFd,
     /// As it was waited for; None as long as it lives.
@@ -46,22 +47,22 @@ pub(super) enum Stage {
 }
 
 impl Sandbox {
+    /// Up to where it has to know for which step it is.
     pub(super) fn make(
         folder: &Path,
+        base: &Base,
         network: Option<OwnedFd>,
         filter: &[libc::sock_filter],
+        hierarchy: &Hierarchy,
     ) -> Result<Sandbox, String> {
-        let order = fs::read(folder.join(ORDER)).doing("reading the order")?;
-        let order: Order = serde_json::from_slice(&order).doing("reading the order")?;
-        let image = File::open(&order.image_lock).doing("opening the image")?;
+        let image = File::open(&base.image_lock).doing("opening the image")?;
         image.lock_shared().doing("holding the image")?;
         for name in ["root", "upper", "work"] {
             fs::create_dir(folder.join(name)).doing(&format!("making the container's folder {name}"))?;
         }
-        let hierarchy = Hierarchy::of_this_host().doing("looking for cgroups")?;
-        let cgroup = Cgroup::make(hierarchy.clone(), &order).doing("making the cgroup")?;
-        let born = Sandbox::clone(folder, &order, network.as_ref(), filter, &hierarchy, &cgroup);
-        let (init, pidfd, status, stdout, stderr) = match born {
+        let cgroup = Cgroup::make(hierarchy.clone(), &base.cgroup).doing("making the cgroup")?;
+        let born = Sandbox::clone(folder, base, network.as_ref(), filter, hierarchy, &cgroup);
+        let (init, pidfd, go, status, stdout, stderr) = match born {
             Ok(born) => born,
             Err(why) => {
                 drop(cgroup.remove());
@@ -69,8 +70,8 @@ impl Sandbox {
             }
         };
         Ok(Sandbox {
-            deadline_s: order.deadline_s,
             init,
+            go: Some(go),
             pidfd,
             waited: None,
             status: Some(status),
@@ -85,12 +86,12 @@ impl Sandbox {
 
     fn clone(
         folder: &Path,
-        order: &Order,
+        base: &Base,
         network: Option<&OwnedFd>,
         filter: &[libc::sock_filter],
         hierarchy: &Hierarchy,
         cgroup: &Cgroup,
-    ) -> Result<(Pid, OwnedFd, File, File, File), String> {
+    ) -> Result<(Pid, OwnedFd, File, File, File, File), String> {
         let pipe = || pipe2(OFlag::O_CLOEXEC).doing("making a pipe");
         let ((stdout, stdout_in), (stderr, stderr_in)) = (pipe()?, pipe()?);
         let ((status, status_in), (go_out, go)) = (pipe()?, pipe()?);
@@ -112,7 +113,7 @@ impl Sandbox {
                 drop((stdout, stderr, status, go));
                 sandbox::live(Inside {
                     folder,
-                    order,
+                    base,
                     hierarchy,
                     network,
                     filter,
@@ -124,14 +125,34 @@ impl Sandbox {
             }
         };
         let joined = if into.is_some() { Ok(()) } else { cgroup.join(init) };
-        // On record before it may begin: who finds this and no supervisor does not start the step a second time.
-        let noted = joined.and_then(|()| fs::write(folder.join(STARTED), b""));
-        if let Err(error) = noted.and_then(|()| File::from(go).write_all(&[1])) {
+        let mut go = File::from(go);
+        if let Err(error) = joined.and_then(|()| go.write_all(&[1])) {
             let _ = kill(init, Signal::SIGKILL);
             let _ = waitpid(init, None);
-            return Err(format!("letting the container begin: {error}"));
+            return Err(format!("letting the container be made: {error}"));
         }
-        Ok((init, pidfd, status.into(), stdout.into(), stderr.into()))
+        Ok((init, pidfd, go, status.into(), stdout.into(), stderr.into()))
+    }
+
+    /// Lets the step begin that has been ordered in the folder. Answers with its deadline, in seconds since 1970.
+    pub(super) fn begin(&mut self, folder: &Path) -> Result<u64, String> {
+        let json = fs::read(folder.join(ORDER)).doing("reading the order")?;
+        let order: Order = serde_json::from_slice(&json).doing("reading the order")?;
+        let mut go = self.go.take().ok_or("it has an order already")?;
+        self.see_end();
+        if self.waited.is_some() {
+            return Err("it ended while it waited for its step".to_owned());
+        }
+        self.cgroup.limit(&order).doing("setting the limits")?;
+        // On record before it may begin: who finds this and no supervisor does not start the step a second time.
+        fs::write(folder.join(STARTED), b"").doing("noting that it begins")?;
+        go.write_all(&sandbox::told(&json)).doing("letting the container begin")?;
+        Ok(order.deadline_s)
+    }
+
+    /// It waits for its order.
+    pub(super) fn is_ready(&self) -> bool {
+        self.line("ready").is_some()
     }
 
     /// What to wait for. Output is not, where there is no room for it; but an ended sandbox has not much left.

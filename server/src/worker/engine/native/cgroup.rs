@@ -88,21 +88,25 @@ impl Cgroup {
         Cgroup { hierarchy, path: path.to_owned() }
     }
 
-    /// Makes the groups, with their limits.
-    pub(super) fn make(hierarchy: Hierarchy, order: &Order) -> io::Result<Cgroup> {
-        let group = Cgroup::of(hierarchy, &order.cgroup);
+    /// Makes the groups, without limits.
+    pub(super) fn make(hierarchy: Hierarchy, path: &str) -> io::Result<Cgroup> {
+        let group = Cgroup::of(hierarchy, path);
         if let Hierarchy::V2(root) = &group.hierarchy {
-            delegate(root, &order.cgroup)?;
+            delegate(root, path)?;
         }
         for folder in group.folders() {
             fs::create_dir_all(&folder).map_err(|error| at(&folder, error))?;
         }
+        Ok(group)
+    }
+
+    pub(super) fn limit(&self, order: &Order) -> io::Result<()> {
         let memory = order.memory_bytes.to_string();
         let pids = order.pids.to_string();
         let quota = order.cpus.map(|cpus| (cpus * 100_000.0).round().max(1000.0) as u64);
-        match &group.hierarchy {
+        match &self.hierarchy {
             Hierarchy::V2(root) => {
-                let folder = root.join(&group.path);
+                let folder = root.join(&self.path);
                 set(&folder, "memory.max", &memory)?;
                 // A host without swap has no such file.
                 if folder.join("memory.swap.max").exists() {
@@ -114,21 +118,21 @@ impl Cgroup {
                 }
             }
             Hierarchy::V1 { memory: memories, pids: all_pids, cpu, .. } => {
-                let folder = memories.join(&group.path);
+                let folder = memories.join(&self.path);
                 set(&folder, "memory.limit_in_bytes", &memory)?;
                 // Together with swap: the same, so that there is none. Not every kernel counts it.
                 if folder.join("memory.memsw.limit_in_bytes").exists() {
                     set(&folder, "memory.memsw.limit_in_bytes", &memory)?;
                 }
-                set(&all_pids.join(&group.path), "pids.max", &pids)?;
+                set(&all_pids.join(&self.path), "pids.max", &pids)?;
                 if let Some(quota) = quota {
-                    let folder = cpu.join(&group.path);
+                    let folder = cpu.join(&self.path);
                     set(&folder, "cpu.cfs_period_us", "100000")?;
                     set(&folder, "cpu.cfs_quota_us", &quota.to_string())?;
                 }
             }
         }
-        Ok(group)
+        Ok(())
     }
 
     /// Where a process can be made to begin in it; None where it has to be moved there.

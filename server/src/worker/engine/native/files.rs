@@ -11,7 +11,10 @@ use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _, symlink};
 use std::path::Path;
 
 use super::cgroup::Hierarchy;
-use super::order::Order;
+use super::order::{Base, Order};
+
+/// What docker gives `/dev/shm`.
+pub(super) const SHM_BYTES: u64 = 64 * 1024 * 1024;
 
 /// What says too much of the host, or acts on it; as in docker.
 const MASKED: [&str; 12] = [
@@ -52,13 +55,13 @@ impl<T, E: std::fmt::Display> Doing<T> for Result<T, E> {
 }
 
 /// Makes the image with an upper layer in `folder` the root of this process.
-pub(super) fn enter(folder: &Path, order: &Order) -> Result<(), String> {
+pub(super) fn enter(folder: &Path, base: &Base) -> Result<(), String> {
     umask(Mode::empty());
     let none: Option<&str> = None;
     // Nothing that is mounted here shows outside, nor the other way round.
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).doing("making mounts private")?;
     let root = folder.join("root");
-    overlay(folder, &order.rootfs, &root)?;
+    overlay(folder, &base.rootfs, &root)?;
     chdir(&root).doing("entering the container's root")?;
     let old = open("/", OFlag::O_DIRECTORY | OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
         .doing("opening the host's root")?;
@@ -85,7 +88,7 @@ fn overlay(folder: &Path, rootfs: &Path, root: &Path) -> Result<(), String> {
 }
 
 /// In the new root: everything that docker mounts there.
-pub(super) fn furnish(order: &Order, hierarchy: &Hierarchy) -> Result<(), String> {
+pub(super) fn furnish(base: &Base, hierarchy: &Hierarchy) -> Result<(), String> {
     let quiet = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     // A link of the image's there would lead elsewhere.
     for path in ["/proc", "/sys", "/dev", "/etc"] {
@@ -100,18 +103,25 @@ pub(super) fn furnish(order: &Order, hierarchy: &Hierarchy) -> Result<(), String
     let pts = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
     new_mount("devpts", "/dev/pts", pts, Some("newinstance,ptmxmode=0666,mode=0620,gid=5"))?;
     folder("/dev/shm")?;
-    new_mount("tmpfs", "/dev/shm", quiet, Some(&format!("mode=1777,size={}", order.shm_bytes)))?;
+    new_mount("tmpfs", "/dev/shm", quiet, Some(&format!("mode=1777,size={SHM_BYTES}")))?;
     folder("/dev/mqueue")?;
     new_mount("mqueue", "/dev/mqueue", quiet, None)?;
     MASKED.iter().try_for_each(|path| mask(path))?;
     READ_ONLY.iter().try_for_each(|path| read_only(path))?;
-    file("/etc/hostname", &format!("{}\n", order.container))?;
-    file("/etc/hosts", &order.hosts)?;
-    file("/etc/resolv.conf", &order.resolv_conf)?;
-    order
-        .volumes
+    base.volumes
         .iter()
         .try_for_each(|path| fs::create_dir_all(path).doing(&format!("making the volume {path}")))
+}
+
+/// What of it depends on the step.
+pub(super) fn fit(order: &Order) -> Result<(), String> {
+    if order.shm_bytes != SHM_BYTES {
+        let again = MsFlags::MS_REMOUNT | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+        new_mount("tmpfs", "/dev/shm", again, Some(&format!("size={}", order.shm_bytes)))?;
+    }
+    file("/etc/hostname", &format!("{}\n", order.container))?;
+    file("/etc/hosts", &order.hosts)?;
+    file("/etc/resolv.conf", &order.resolv_conf)
 }
 
 fn new_mount(kind: &str, path: &str, flags: MsFlags, options: Option<&str>) -> Result<(), String> {

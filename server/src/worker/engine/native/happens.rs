@@ -30,7 +30,7 @@ pub(super) async fn pass_on(mut link: Link, folder: PathBuf, tell: mpsc::Sender<
             }
             Ok(Some(Said::Gone)) => Happening::Gap,
             Ok(Some(Said::Over(ended))) => Happening::Exited(exit(ended)),
-            Ok(Some(Said::Began { .. } | Said::Failed(_)) | None) | Err(_) => {
+            Ok(Some(Said::Ready | Said::Began { .. } | Said::Failed(_)) | None) | Err(_) => {
                 for last in left(&folder) {
                     if tell.send(last).await.is_err() {
                         return;

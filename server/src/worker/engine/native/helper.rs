@@ -3,9 +3,8 @@
 use nix::sys::socket::{AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, sendmsg, socketpair};
 use std::io::{self, IoSlice};
 use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::process::CommandExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 
@@ -30,16 +29,16 @@ impl Helper {
         Helper { program, capabilities: capabilities.join(","), running: Mutex::new(None) }
     }
 
-    /// Has a supervisor started for the step of this folder. It gets copies of the descriptors.
-    pub(super) fn order(&self, folder: &Path, given: &[BorrowedFd]) -> io::Result<()> {
+    /// Has a supervisor started, which gets copies of these descriptors: see `launcher.rs`.
+    pub(super) fn order(&self, given: &[BorrowedFd]) -> io::Result<()> {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(launcher) = &*running
-            && launcher.send(folder, given).is_ok()
+            && launcher.send(given).is_ok()
         {
             return Ok(());
         }
         let launcher = self.start()?;
-        launcher.send(folder, given)?;
+        launcher.send(given)?;
         *running = Some(launcher);
         Ok(())
     }
@@ -61,12 +60,12 @@ impl Helper {
 }
 
 impl Launcher {
-    fn send(&self, folder: &Path, given: &[BorrowedFd]) -> io::Result<()> {
+    fn send(&self, given: &[BorrowedFd]) -> io::Result<()> {
         let Some(socket) = &self.socket else { return Err(io::ErrorKind::NotConnected.into()) };
         let fds: Vec<_> = given.iter().map(|fd| fd.as_raw_fd()).collect();
-        let path = [IoSlice::new(folder.as_os_str().as_bytes())];
+        let byte = [IoSlice::new(&[1])];
         let rights = [ControlMessage::ScmRights(&fds)];
-        sendmsg::<()>(socket.as_raw_fd(), &path, &rights, MsgFlags::MSG_NOSIGNAL, None)?;
+        sendmsg::<()>(socket.as_raw_fd(), &byte, &rights, MsgFlags::MSG_NOSIGNAL, None)?;
         Ok(())
     }
 }

@@ -66,7 +66,8 @@ impl Images {
     /// The image where it is here and whole.
     pub(crate) fn known(&self, image_id: &str) -> Option<Arc<Image>> {
         let mut known = self.0.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(image) = known.get(image_id).and_then(Weak::upgrade) {
+        let in_use = known.get(image_id).and_then(Weak::upgrade);
+        if let Some(image) = in_use.filter(|image| self.0.store.has(image)) {
             self.0.store.used(&image);
             return Some(image);
         }

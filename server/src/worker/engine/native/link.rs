@@ -12,8 +12,11 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 
+use super::START;
 use super::order::{Ended, SOCKET};
-use super::supervisor::{BEGAN, DONE, FAILED, FOLLOW, GONE, ON_THE_WAY_BYTES, OVER, STDERR, STDOUT};
+use super::supervisor::{
+    BEGAN, DONE, FAILED, FOLLOW, GO, GONE, ON_THE_WAY_BYTES, OVER, READY, STDERR, STDOUT,
+};
 
 const HEAD_BYTES: usize = 5;
 const READ_BYTES: usize = 256 * 1024;
@@ -28,6 +31,8 @@ pub(super) struct Link {
 
 #[derive(Debug)]
 pub(super) enum Said {
+    /// The sandbox waits for its step.
+    Ready,
     Began {
         age: Duration,
         has_ended: bool,
@@ -44,7 +49,40 @@ impl Link {
     pub(super) async fn follow(folder: &Path, told: u64) -> io::Result<Link> {
         let mut stream = connect(folder).await?;
         stream.write_all(&[&[FOLLOW][..], &told.to_be_bytes()].concat()).await?;
-        Ok(Link { stream, buffer: BytesMut::new(), taken: told, acknowledged: told })
+        Ok(Link::new(stream, told))
+    }
+
+    /// Of whoever has a sandbox made: the other end is its supervisor's.
+    pub(super) fn pair() -> io::Result<(Link, std::os::unix::net::UnixStream)> {
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
+        ours.set_nonblocking(true)?;
+        Ok((Link::new(UnixStream::from_std(ours)?, 0), theirs))
+    }
+
+    fn new(stream: UnixStream, told: u64) -> Link {
+        Link { stream, buffer: BytesMut::new(), taken: told, acknowledged: told }
+    }
+
+    /// Comes when the sandbox waits for its step.
+    pub(super) async fn is_ready(&mut self) -> io::Result<()> {
+        match tokio::time::timeout(START, self.next()).await?? {
+            Some(Said::Ready) => Ok(()),
+            Some(Said::Failed(why)) => Err(io::Error::other(why)),
+            Some(Said::Began { .. } | Said::Output(..) | Said::Gone | Said::Over(_)) | None => {
+                Err(io::Error::other("its supervisor does not say that it is ready"))
+            }
+        }
+    }
+
+    /// The order is in the folder.
+    pub(super) async fn go(&mut self) -> io::Result<()> {
+        self.stream.write_all(&[GO]).await
+    }
+
+    /// As far as has been seen. Of a sandbox that waits, which says nothing.
+    pub(super) fn is_open(&self) -> bool {
+        let seen = self.stream.try_read(&mut [0]);
+        seen.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
     }
 
     /// None where the supervisor is gone.
@@ -88,6 +126,7 @@ fn said((kind, bytes): (u8, Bytes)) -> io::Result<Said> {
         STDOUT => Said::Output(Stream::Stdout, bytes),
         STDERR => Said::Output(Stream::Stderr, bytes),
         GONE => Said::Gone,
+        READY => Said::Ready,
         BEGAN => {
             let (ms, has_ended) = bytes.split_at_checked(8).ok_or_else(odd)?;
             let ms = u64::from_be_bytes(ms.try_into().map_err(|_| odd())?);

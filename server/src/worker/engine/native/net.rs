@@ -15,6 +15,7 @@ mod resolv;
 mod rules;
 mod subnet;
 
+use super::demand::Demand;
 use crate::worker::engine::Fault;
 use common::Reason;
 use ground::Ground;
@@ -35,10 +36,6 @@ pub(crate) use resolv::{hosts, resolv_conf};
 
 /// What the names of our bridges begin with.
 const BRIDGES: &str = "bt";
-const FEWEST: usize = 2;
-const MOST: usize = 8;
-/// After so many takes in a row that found plenty, one less is kept ready.
-const CALM: usize = 32;
 /// Somebody may have emptied the firewall's tables: looked at while namespaces are made, but not for each.
 const RULES_TRUSTED: Duration = Duration::from_secs(5);
 
@@ -57,8 +54,7 @@ struct Shared {
 
 struct Pool {
     ready: VecDeque<Lease>,
-    wanted: usize,
-    plenty: usize,
+    demand: Demand,
     filling: bool,
     open: bool,
     rules_seen: Instant,
@@ -91,8 +87,7 @@ impl Egress {
     pub(crate) fn new(instance: &str) -> Egress {
         let pool = Pool {
             ready: VecDeque::new(),
-            wanted: FEWEST,
-            plenty: 0,
+            demand: Demand::new(),
             filling: false,
             open: true,
             rules_seen: Instant::now(),
@@ -164,7 +159,7 @@ impl Egress {
     fn fill(&self) {
         let look = {
             let mut pool = self.pool();
-            if !pool.open || pool.filling || pool.ready.len() >= pool.wanted {
+            if !pool.open || pool.filling || pool.ready.len() >= pool.demand.wanted() {
                 return;
             }
             pool.filling = true;
@@ -197,7 +192,7 @@ impl Egress {
             if pool.open {
                 pool.ready.extend(made);
             }
-            if !pool.open || ground.is_none() || pool.ready.len() >= pool.wanted {
+            if !pool.open || ground.is_none() || pool.ready.len() >= pool.demand.wanted() {
                 pool.filling = false;
                 return Ok(());
             }
@@ -207,14 +202,7 @@ impl Egress {
 
 impl Pool {
     fn take(&mut self) -> Option<Lease> {
-        let found = self.ready.len();
-        if found == 0 {
-            self.wanted = (2 * self.wanted).min(MOST);
-        }
-        self.plenty = if 2 * found > self.wanted { self.plenty + 1 } else { 0 };
-        if self.plenty == CALM {
-            (self.wanted, self.plenty) = ((self.wanted - 1).max(FEWEST), 0);
-        }
+        self.demand.take(self.ready.len());
         self.ready.pop_front()
     }
 }

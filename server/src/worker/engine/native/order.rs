@@ -1,9 +1,11 @@
-//! What a supervisor is told: everything about one sandbox, a file in the folder of its step.
+//! What a supervisor is told, in two files of its folder: what a sandbox is made of before anybody knows for which
+//! step, and what the step has to say.
 
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
-/// Its name in the step's folder.
+/// Their names in the folder.
+pub(super) const BASE: &str = "base.json";
 pub(super) const ORDER: &str = "order.json";
 /// Held by an exclusive lock as long as anybody may still start or supervise the step.
 pub(super) const LOCK: &str = "lock";
@@ -16,15 +18,28 @@ pub(super) const ENDED: &str = "ended.json";
 /// A stranger's sandbox is ended by its own supervisor so long after its deadline, in seconds.
 pub(super) const LONG_PAST_S: u64 = 600;
 
+/// What any step of the same image and kind of network can have.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Base {
+    /// The image, unpacked: the lowest layer, which nobody writes to.
+    pub(super) rootfs: PathBuf,
+    /// A shared lock on it keeps the image from being removed.
+    pub(super) image_lock: PathBuf,
+    /// Folders that are to be there.
+    pub(super) volumes: Vec<String>,
+    /// Without `CAP_`.
+    pub(super) capabilities: Vec<String>,
+    /// Below the root of every hierarchy.
+    pub(super) cgroup: String,
+    /// It was made before there was a step for it.
+    pub(super) is_ahead: bool,
+}
+
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Order {
     /// A short name, also its host name.
     pub(super) container: String,
-    /// The image, unpacked: the lowest layer, which nobody writes to.
-    pub(super) rootfs: PathBuf,
     pub(super) image_digest: String,
-    /// A shared lock on it keeps the image from being removed.
-    pub(super) image_lock: PathBuf,
     /// The program and its arguments.
     pub(super) words: Vec<String>,
     /// `NAME=value`.
@@ -32,8 +47,6 @@ pub(super) struct Order {
     pub(super) workdir: String,
     /// As in an image's USER: name or number, perhaps with `:group`; empty for root.
     pub(super) user: String,
-    /// Without `CAP_`.
-    pub(super) capabilities: Vec<String>,
     pub(super) memory_bytes: u64,
     pub(super) cpus: Option<f64>,
     pub(super) pids: u32,
@@ -41,10 +54,6 @@ pub(super) struct Order {
     /// Contents of files of the container.
     pub(super) hosts: String,
     pub(super) resolv_conf: String,
-    /// Folders that are to be there.
-    pub(super) volumes: Vec<String>,
-    /// Below the root of every hierarchy.
-    pub(super) cgroup: String,
     /// Seconds since 1970.
     pub(super) deadline_s: u64,
 }

@@ -28,27 +28,33 @@ use std::path::Path;
 use super::cgroup::Hierarchy;
 use super::files::{self, Doing as _};
 use super::net;
-use super::order::Order;
+use super::order::{Base, Order};
 use super::users::{self, Who};
 use super::walls;
 
 /// What a sandbox begins with.
 pub(super) struct Inside<'a> {
     pub(super) folder: &'a Path,
-    pub(super) order: &'a Order,
+    pub(super) base: &'a Base,
     pub(super) hierarchy: &'a Hierarchy,
     /// A network with a way out; none: one of its own, with nothing but itself in it.
     pub(super) network: Option<&'a OwnedFd>,
     pub(super) filter: &'a [libc::sock_filter],
-    /// Says when the groups are joined.
+    /// Says when the groups are joined, by one byte, and later what the step is: an order as `told` writes it.
     pub(super) go: fs::File,
     pub(super) status: fs::File,
     pub(super) stdout: OwnedFd,
     pub(super) stderr: OwnedFd,
 }
 
-/// The first process of a sandbox. What it has to say it says to `status`, a line at a time: `failed WHY`, or
-/// `started AT` and then `exited CODE SIGNAL AT`, both times in ns of a clock that nobody can set.
+/// An order as the first process of a sandbox reads it.
+pub(super) fn told(json: &[u8]) -> Vec<u8> {
+    [&(json.len() as u64).to_be_bytes(), json].concat()
+}
+
+/// The first process of a sandbox. What it has to say it says to `status`, a line at a time: `ready` where it waits
+/// for the order, and `failed WHY`, or `started AT` and then `exited CODE SIGNAL AT`, both times in ns of a clock that
+/// nobody can set.
 pub(super) fn live(mut inside: Inside) -> ! {
     let code = match begin(&mut inside) {
         Ok(main) => {
@@ -68,7 +74,15 @@ pub(super) fn live(mut inside: Inside) -> ! {
 }
 
 fn begin(inside: &mut Inside) -> Result<Pid, String> {
-    let order = inside.order;
+    prepare(inside)?;
+    // Nobody listens: then no order comes.
+    drop(inside.status.write_all(b"ready\n"));
+    let order = order(&mut inside.go)?;
+    obey(inside, &order)
+}
+
+/// All that does not depend on the step.
+fn prepare(inside: &mut Inside) -> Result<(), String> {
     die_with_the_supervisor()?;
     inside.go.read_exact(&mut [0]).doing("waiting for the supervisor")?;
     setsid().doing("beginning a session")?;
@@ -80,21 +94,34 @@ fn begin(inside: &mut Inside) -> Result<Pid, String> {
             walls::raise_loopback().doing("raising the loopback interface")?;
         }
     }
-    sethostname(&order.container).doing("naming the host")?;
     walls::leave_keyring().doing("leaving the host's keys")?;
     // Whatever the worker has; more than nothing may always be asked for.
     drop(fs::write("/proc/self/oom_score_adj", "0"));
-    files::enter(inside.folder, order)?;
-    files::furnish(order, inside.hierarchy)?;
+    files::enter(inside.folder, inside.base)?;
+    files::furnish(inside.base, inside.hierarchy)?;
+    limits()
+}
+
+fn order(go: &mut fs::File) -> Result<Order, String> {
+    let what = "waiting for a step";
+    let mut length = [0; 8];
+    go.read_exact(&mut length).doing(what)?;
+    let mut json = vec![0; usize::try_from(u64::from_be_bytes(length)).doing(what)?];
+    go.read_exact(&mut json).doing(what)?;
+    serde_json::from_slice(&json).doing("reading the order")
+}
+
+fn obey(inside: &mut Inside, order: &Order) -> Result<Pid, String> {
+    sethostname(&order.container).doing("naming the host")?;
+    files::fit(order)?;
     let who = users::who(&order.user)?;
-    limits()?;
     streams(inside, &who)?;
     let workdir = if order.workdir.is_empty() { "/" } else { &order.workdir };
     fs::create_dir_all(workdir).doing(&format!("making the working directory {workdir}"))?;
     chdir(workdir).doing(&format!("entering the working directory {workdir}"))?;
     let program = Program::of(order, &who)?;
     walls::close_from(3, &inside.status).doing("closing files")?;
-    give_up_rights(order, &who)?;
+    give_up_rights(&inside.base.capabilities, &who)?;
     walls::load(inside.filter).doing("loading the seccomp filter")?;
     spawn(&program)
 }
@@ -123,9 +150,8 @@ fn streams(inside: &Inside, who: &Who) -> Result<(), String> {
     dup2_stderr(&inside.stderr).doing("connecting the output")
 }
 
-fn give_up_rights(order: &Order, who: &Who) -> Result<(), String> {
-    let kept =
-        order.capabilities.iter().map(|name| walls::capability(name)).collect::<Result<Vec<_>, _>>()?;
+fn give_up_rights(kept: &[String], who: &Who) -> Result<(), String> {
+    let kept = kept.iter().map(|name| walls::capability(name)).collect::<Result<Vec<_>, _>>()?;
     let kept = kept.into_iter().fold(CapabilitySet::empty(), |all, one| all | one);
     for one in CapabilitySet::all().iter() {
         if !kept.contains(one) {

@@ -1,28 +1,35 @@
 //! One process for each sandbox, which outlives the worker: it makes the sandbox, keeps what it prints until that is
 //! stored elsewhere, and knows how it ended.
 //!
+//! It begins with a line to whoever had the sandbox made, who is told when it waits for a step, and orders one by one
+//! byte; with that he is the first follower. Where he goes without an order, the sandbox goes as well.
+//!
 //! Whoever connects says what for, in one byte: to follow (with eight more: how much of the output it knows), to
 //! send a signal, or to remove all; the latter are answered by one byte. A follower is sent frames: one byte that
 //! says what it is, four of length, then so many bytes. It sends back how much is stored, eight bytes at a time.
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigHandler, Signal, kill, signal};
-use nix::unistd::setsid;
+use nix::unistd::{fchdir, setsid};
 use std::fs;
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use super::born::{Sandbox, Stage};
+use super::cgroup::Hierarchy;
+use super::files::Doing as _;
 use super::kept::Kept;
-use super::order::{ENDED, LONG_PAST_S};
+use super::order::{BASE, Base, ENDED, LONG_PAST_S};
 
 pub(super) const FOLLOW: u8 = b'f';
 pub(super) const TERMINATE: u8 = b't';
 pub(super) const KILL: u8 = b'k';
 pub(super) const REMOVE: u8 = b'r';
+/// Said by the one who had the sandbox made: the order of a step is in the folder.
+pub(super) const GO: u8 = b'g';
 pub(super) const DONE: u8 = 1;
 pub(super) const NOT_DONE: u8 = 0;
 
@@ -37,44 +44,72 @@ pub(super) const OVER: u8 = 5;
 /// Why there is no sandbox, in words.
 pub(super) const FAILED: u8 = 6;
 
+/// The sandbox waits for its step.
+pub(super) const READY: u8 = 7;
+
 /// Then what prints has to wait.
 const MOST_KEPT_BYTES: usize = 4 * 1024 * 1024;
 
 /// So much less than what it has taken in a follower says to be stored, as what it passed on may be on its way yet.
 pub(super) const ON_THE_WAY_BYTES: u64 = 2 * 1024 * 1024;
 
-/// Serves one step, to its end and until somebody removes it. `network` is a namespace with a way out.
-pub(super) fn supervise(
-    folder: &Path,
-    listener: UnixListener,
-    network: Option<OwnedFd>,
-    filter: &[libc::sock_filter],
-) -> io::Result<()> {
+/// What a supervisor begins with.
+pub(super) struct Given {
+    /// It has another name once there is a step.
+    pub(super) folder: OwnedFd,
+    pub(super) listener: UnixListener,
+    /// To whoever has the sandbox made.
+    pub(super) customer: UnixStream,
+    /// A namespace with a way out.
+    pub(super) network: Option<OwnedFd>,
+}
+
+/// Serves one sandbox, until somebody removes it.
+pub(super) fn supervise(given: Given, filter: &[libc::sock_filter], hierarchy: &Hierarchy) -> io::Result<()> {
     let _ = setsid();
     // SAFETY: no handler is taken away: the launcher ignores the ends of its children, and has none.
     let _ = unsafe { signal(Signal::SIGCHLD, SigHandler::SigDfl) };
-    let (sandbox, last) = match Sandbox::make(folder, network, filter) {
+    let Given { folder, listener, customer, network } = given;
+    // By no name, for that will change; and it is copied with the namespace of mounts, which a descriptor is not.
+    fchdir(&folder)?;
+    let folder = PathBuf::from(".");
+    let made = fs::read(folder.join(BASE)).doing("reading what it is made of").and_then(|json| {
+        let base: Base = serde_json::from_slice(&json).doing("reading what it is made of")?;
+        Sandbox::make(&folder, &base, network, filter, hierarchy)
+    });
+    let (sandbox, last) = match made {
         Ok(sandbox) => (Some(sandbox), None),
         Err(why) => (None, Some(frame(FAILED, why.as_bytes()))),
     };
-    let deadline_s = sandbox.as_ref().map_or_else(now_s, |sandbox| sandbox.deadline_s);
+    listener.set_nonblocking(true)?;
+    customer.set_nonblocking(true)?;
     let mut supervisor = Supervisor {
-        folder: folder.to_owned(),
+        folder,
         sandbox,
         kept: Kept::default(),
         last,
+        until_s: u64::MAX,
+        customer: Some(customer),
+        is_told: false,
         followers: Vec::new(),
         visitors: Vec::new(),
     };
-    supervisor.serve(&listener, deadline_s.saturating_add(LONG_PAST_S))
+    supervisor.serve(&listener)
 }
 
 struct Supervisor {
+    /// This process is in it.
     folder: PathBuf,
     sandbox: Option<Sandbox>,
     kept: Kept,
     /// The last frame, once it is known.
     last: Option<Vec<u8>>,
+    /// Seconds since 1970.
+    until_s: u64,
+    /// Until there is an order.
+    customer: Option<UnixStream>,
+    /// The customer knows that the sandbox waits.
+    is_told: bool,
     followers: Vec<Follower>,
     /// Who has not said yet what for.
     visitors: Vec<UnixStream>,
@@ -98,10 +133,9 @@ struct Follower {
 struct Removed;
 
 impl Supervisor {
-    fn serve(&mut self, listener: &UnixListener, until_s: u64) -> io::Result<()> {
-        listener.set_nonblocking(true)?;
+    fn serve(&mut self, listener: &UnixListener) -> io::Result<()> {
         loop {
-            let left_s = until_s.saturating_sub(now_s());
+            let left_s = self.until_s.saturating_sub(now_s());
             if left_s == 0 {
                 self.remove();
                 return Ok(());
@@ -114,7 +148,7 @@ impl Supervisor {
                 self.visitors.push(stream);
             }
             self.look(&ready);
-            if let Err(Removed) = self.hear() {
+            if let Err(Removed) = self.hear_customer().and_then(|()| self.hear()) {
                 return Ok(());
             }
             let (sandbox, kept, last) = (&self.sandbox, &self.kept, self.last.as_deref());
@@ -130,7 +164,7 @@ impl Supervisor {
         let may_read = self.kept.bytes() < MOST_KEPT_BYTES;
         let own: Vec<_> = self.sandbox.iter().flat_map(|sandbox| sandbox.watched(may_read)).collect();
         watched.extend(own.iter().map(|fd| readable(*fd)));
-        watched.extend(self.visitors.iter().map(|visitor| readable(visitor.as_fd())));
+        watched.extend(self.customer.iter().chain(&self.visitors).map(|stream| readable(stream.as_fd())));
         watched.extend(self.followers.iter().map(|follower| {
             let more = follower.has_more(&self.kept, self.last.is_some());
             let events = if more { PollFlags::POLLIN | PollFlags::POLLOUT } else { PollFlags::POLLIN };
@@ -161,6 +195,49 @@ impl Supervisor {
                 self.last = Some(frame(OVER, &json));
             }
             Stage::Failed(_) | Stage::Over(_) => {}
+        }
+    }
+
+    /// Whether there is an order, or nobody any more who might give one; until then he is told how far it is.
+    fn hear_customer(&mut self) -> Result<(), Removed> {
+        let Some(mut customer) = self.customer.take() else { return Ok(()) };
+        match customer.read(&mut [0]) {
+            Ok(1..) => {
+                self.begin();
+                self.followers.push(Follower::new(customer, &self.kept, 0));
+                return Ok(());
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Ok(0) | Err(_) => {
+                self.remove();
+                return Err(Removed);
+            }
+        }
+        if let Some(last) = &self.last {
+            // Where he does not hear it, he sees that nobody is there.
+            drop(customer.write_all(last));
+            self.remove();
+            return Err(Removed);
+        }
+        if !self.is_told && self.sandbox.as_ref().is_some_and(Sandbox::is_ready) {
+            self.is_told = true;
+            drop(customer.write_all(&frame(READY, &[])));
+        }
+        self.customer = Some(customer);
+        Ok(())
+    }
+
+    fn begin(&mut self) {
+        let began = self.sandbox.as_mut().map(|sandbox| sandbox.begin(&self.folder));
+        match began {
+            Some(Ok(deadline_s)) => self.until_s = deadline_s.saturating_add(LONG_PAST_S),
+            Some(Err(why)) => {
+                self.remove();
+                self.sandbox = None;
+                self.last = Some(frame(FAILED, why.as_bytes()));
+                self.until_s = now_s().saturating_add(LONG_PAST_S);
+            }
+            None => self.until_s = now_s().saturating_add(LONG_PAST_S),
         }
     }
 

@@ -74,6 +74,11 @@ impl Store {
         Some(image)
     }
 
+    /// Nobody has taken it away by hand.
+    pub(super) fn has(&self, image: &Image) -> bool {
+        is_at(&image._held, &image.lock)
+    }
+
     /// Those that were used least recently are evicted first. Where it cannot be noted, one is evicted too early.
     pub(super) fn used(&self, image: &Image) {
         if let Err(error) = image._held.set_modified(SystemTime::now()) {
