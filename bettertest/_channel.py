@@ -124,7 +124,7 @@ class Channel:
             while rest:
                 rest = rest[os.write(self._fd, rest) :]
         except OSError:
-            os._exit(1)
+            leave()
 
     def _read_answers(self) -> None:
         while True:

@@ -43,7 +43,7 @@ def main(fd: int) -> None:
 
 def _stay(control: _channel.Channel, texts: _source.Texts) -> None:
     """Discovers, and is then forked for each task, until it is told to end."""
-    from . import _host
+    from . import _host, _leave
 
     before = _host.Before(control.fileno())
     answer, module = _discovered(texts)
@@ -55,12 +55,14 @@ def _stay(control: _channel.Channel, texts: _source.Texts) -> None:
     if module is None or why is not None:
         return
     texts.store()
+    leave = _leave.Leave()
     forked = _host.serve(control, before.random_state())
     if forked is not None:
         order = forked.order()
         forked.listen()
         texts.tell_import = forked.tell_import
-        _run_task(forked, texts, lambda: module, order)
+        with leave:
+            _run_task(forked, texts, lambda: module, order)
 
 
 def _discovered(texts: _source.Texts) -> tuple[dict[str, Any], Optional[str]]:

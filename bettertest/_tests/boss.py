@@ -102,7 +102,7 @@ class Task:
 
     def printed(self) -> str:
         self._printed.seek(0)
-        text: str = self._printed.read().decode()
+        text: str = self._printed.read().decode("utf-8", "replace")
         return text
 
 

@@ -66,7 +66,7 @@ class Fork:
 
     def printed(self) -> str:
         self._printed.seek(0)
-        return self._printed.read().decode()
+        return self._printed.read().decode("utf-8", "replace")
 
     def close(self) -> None:
         self.hang_up()

@@ -14,7 +14,7 @@ import pytest
 
 from bettertest._spawn import PipedefProcess
 
-from .boss import PATIENCE_S, write
+from .boss import PATIENCE_S, task, write
 from .forks import Host, host
 from .test_tasks import is_alive
 
@@ -161,6 +161,40 @@ def test_what_was_registered_outside_of_tasks_is_done_once_at_the_end(tmp_path: 
         assert running.end() == 0
         assert running.printed() == "the host ends\n"
         assert [path.name for path in tmp_path.iterdir()] == ["pipedef.py"]
+
+
+@pytest.mark.parametrize(
+    "outside, body",
+    [
+        ("", "print('plain')"),
+        ("import atexit", "atexit.register(print, 'last')"),
+        ("", "global kept; kept = open(1, 'w', closefd=False); kept.write('never closed')\nsys.exit(3)"),
+        ("", "global kept; kept = open(1, 'w', closefd=False); kept.write('never closed')\nraise ValueError"),
+        ("", "global kept; kept = open(1, 'w', closefd=False); kept.write('never closed')"),
+        ("kept = open(1, 'w', closefd=False)", "kept.write('never flushed')"),
+        ("import io\nkept = io.TextIOWrapper(io.FileIO(1, 'w', closefd=False))", "kept.write('never flushed')"),
+        ("import atexit", "atexit.register(print, 'once')\nglobal kept; kept = open(1, 'w'); kept.write('never closed')"),
+        ("import gzip", "global kept; kept = gzip.GzipFile('', 'wb', 0, os.fdopen(os.dup(1), 'wb'), 0)\nkept.write(b'x')"),
+        ("class Ends:\n    def __del__(self): print('ends')", "global kept; kept = Ends()"),
+        ("def f():\n    try: yield\n    finally: print('ends')", "global kept; kept = f(); next(kept)"),
+        ("", "import ctypes; ctypes.CDLL(None).printf(b'never flushed')"),
+        ("import threading, time", "threading.Timer(0.1, print, ['later']).start()"),
+        ("sys.stdout = None", "print('nowhere')"),
+        ("import logging.handlers", "logging.getLogger().addHandler(logging.handlers.MemoryHandler(\n"
+         "    9, target=logging.StreamHandler()))\nlogging.warning('kept until the end')"),
+    ],
+)
+def test_the_end_does_what_pythons_own_does(tmp_path: Path, outside: str, body: str) -> None:
+    pipedef = two(tmp_path, body, outside)
+    with host(pipedef) as running:
+        fork = running.fork("T.a")
+        said = list(iter(fork.hear, None))
+        printed = fork.printed()
+    with task(pipedef, "T.a") as fresh:
+        assert said == list(iter(fresh.last, None))
+        fresh.process._process.wait(PATIENCE_S)
+        assert printed == fresh.printed()
+    assert printed or "nowhere" in body
 
 
 def test_what_a_task_imports_is_recorded_before_it_is_executed(tmp_path: Path) -> None:

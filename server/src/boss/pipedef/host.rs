@@ -56,7 +56,8 @@ impl Host {
 
     /// After a fork that came to nothing: is none to be asked for any more? True once.
     pub(crate) fn give_up(&self, error: &io::Error) -> bool {
-        if error.kind() != io::ErrorKind::TimedOut && !self.is_gone() {
+        // There were too many processes for the moment.
+        if error.kind() == io::ErrorKind::UnexpectedEof && !self.is_gone() {
             return false;
         }
         self.process.lock().expect("no panic under this lock").kill();
@@ -159,7 +160,7 @@ fn ready(descriptor: &UnixStream) -> io::Result<Pid> {
     match serde_json::from_slice(&bytes[..count]) {
         Ok(Say::Ready { pid }) if kernels == Some(pid) && pid > 0 => Ok(Pid::from_raw(pid)),
         Ok(said) => Err(io::Error::other(format!("said {said:?}, and is {kernels:?}"))),
-        Err(_) if count == 0 => Err(io::Error::other("could not be forked")),
+        Err(_) if count == 0 => Err(io::ErrorKind::UnexpectedEof.into()),
         Err(error) => Err(io::Error::other(format!("said what is no message: {error}"))),
     }
 }

@@ -14,7 +14,7 @@ impl Run {
             match host.start(&task.stage, &task.task).await {
                 Ok(runner) => return Ok(runner),
                 Err(error) if host.give_up(&error) => {
-                    self.say_not_forked(&format!("the process that tasks were forked from {error}"));
+                    self.say_not_forked(&format!("none can be forked any more: {error}"));
                 }
                 Err(error) => tracing::debug!(run.id = self.number.0, "{task} was not forked: {error}"),
             }
