@@ -38,6 +38,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
+use tokio_util::task::TaskTracker;
 
 use super::{Docker, Fault, Job, News, Running, Signal, fair_memory_bytes};
 use ahead::Ahead;
@@ -73,6 +74,8 @@ struct Inner {
     /// The steps' folders.
     folder: PathBuf,
     places: Places,
+    /// What is thrown away.
+    clearing: TaskTracker,
     instance: String,
     /// What a step gets whose spec does not say.
     fair_memory_bytes: u64,
@@ -115,6 +118,7 @@ impl Native {
             ahead: Ahead::default(),
             folder,
             places: Places::default(),
+            clearing: TaskTracker::new(),
             instance,
             fair_memory_bytes,
             capabilities,
@@ -315,15 +319,40 @@ impl Native {
         let name = folder.file_name().unwrap_or_default();
         let thrown = self.0.folder.join(format!("{THROWN}{}", name.to_string_lossy()));
         match fs::rename(folder, &thrown) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            renamed => renamed?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            renamed => {
+                renamed?;
+                self.clear_away(thrown);
+            }
         }
-        tokio::task::spawn_blocking(move || {
-            if let Err(error) = fs::remove_dir_all(&thrown) {
+        Ok(())
+    }
+
+    fn clear_away(&self, thrown: PathBuf) {
+        let native = self.clone();
+        self.0.clearing.spawn_blocking(move || match native.clear(&thrown) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 tracing::warn!("{} is left for the next sweep: {error}", thrown.display());
             }
+            Ok(()) | Err(_) => {}
         });
-        Ok(())
+    }
+
+    /// Once its supervisor is gone, with what that could not remove.
+    fn clear(&self, thrown: &Path) -> io::Result<()> {
+        let _lock = match File::open(thrown.join(LOCK)) {
+            // Half of it went with an earlier worker.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            opened => {
+                let lock = opened?;
+                lock.lock()?;
+                Some(lock)
+            }
+        };
+        if let Some(cgroup) = self.cgroup_of(thrown)? {
+            cgroup.remove()?;
+        }
+        fs::remove_dir_all(thrown)
     }
 
     pub(super) async fn sweep(&self, keep: &(dyn Fn(&str) -> bool + Sync)) -> Result<HashSet<String>, Fault> {
@@ -342,9 +371,8 @@ impl Native {
         for entry in fs::read_dir(&self.0.folder).map_err(listed)? {
             let name = entry.map_err(listed)?.file_name().to_string_lossy().into_owned();
             if name.starts_with(THROWN) {
-                let thrown = self.0.folder.join(name);
                 // It may be under way, and then is gone soon.
-                tokio::task::spawn_blocking(move || drop(fs::remove_dir_all(thrown)));
+                self.clear_away(self.0.folder.join(name));
                 continue;
             }
             if name.starts_with(MADE) && !self.0.places.has(&name) {
@@ -371,6 +399,10 @@ impl Native {
     /// This worker ends: what was made ahead goes, and where no step runs on, all else outside of the steps' folders.
     pub(super) async fn leave(&self, nothing_runs: bool) {
         self.close_ahead().await;
+        self.0.clearing.close();
+        if tokio::time::timeout(ANSWER, self.0.clearing.wait()).await.is_err() {
+            tracing::warn!("what is left of some sandboxes is left for the next worker");
+        }
         if !nothing_runs {
             self.0.egress.close();
         } else if let Err(fault) = self.0.egress.remove().await {

@@ -15,6 +15,8 @@ use super::made::Made;
 
 /// For so many images and kinds of network, those that were used last.
 const SHELVES: usize = 4;
+/// A step that has just begun is not disturbed by what is made for the next ones: most steps are over soon.
+const AFTER: Duration = Duration::from_millis(20);
 /// What was not used for so long has no more of them.
 const IDLE: Duration = Duration::from_secs(300);
 /// With less than one part in so many of this host's memory left, there are none.
@@ -137,6 +139,7 @@ impl Native {
     }
 
     async fn fill(&self, image: &Arc<Image>, network: Network) {
+        tokio::time::sleep(AFTER).await;
         let _one_at_a_time = self.0.ahead.making.lock().await;
         while self.wants_more(image, network) {
             let made = match self.make(image, network, true).await {

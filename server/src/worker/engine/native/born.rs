@@ -37,6 +37,9 @@ pub(super) struct Sandbox {
     ended_ns: Option<u64>,
     cgroup: Cgroup,
     _image: File,
+    /// Its mounts. They are taken down with the last who has them, which takes a while: not with the sandbox, for
+    /// whose end somebody waits, but with this process.
+    _mounts: Option<File>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -81,6 +84,7 @@ impl Sandbox {
             ended_ns: None,
             cgroup,
             _image: image,
+            _mounts: File::open(format!("/proc/{init}/ns/mnt")).ok(),
         })
     }
 
@@ -276,13 +280,19 @@ impl Sandbox {
         })
     }
 
-    /// Ends what runs, and removes what was made outside of it.
-    pub(super) fn remove(&mut self) -> io::Result<()> {
+    /// Ends what runs: with the first process all others of its namespace do.
+    pub(super) fn end(&mut self) -> io::Result<()> {
         if self.waited.is_none() {
             let _ = kill(self.init, Signal::SIGKILL);
             let waited = waitpid(self.init, None)?;
             self.has_ended(waited);
         }
+        Ok(())
+    }
+
+    /// Ends what runs, and removes what was made outside of it.
+    pub(super) fn remove(&mut self) -> io::Result<()> {
+        self.end()?;
         self.cgroup.remove()
     }
 }

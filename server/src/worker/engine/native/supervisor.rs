@@ -262,8 +262,10 @@ impl Supervisor {
                 (TERMINATE, 1..) => self.signal(&mut visitor, Signal::SIGTERM),
                 (KILL, 1..) => self.signal(&mut visitor, Signal::SIGKILL),
                 (REMOVE, 1..) => {
-                    if self.remove() {
+                    if self.sandbox.as_mut().is_none_or(|sandbox| sandbox.end().is_ok()) {
                         drop(visitor.write_all(&[DONE]));
+                        // Groups may wait long for the kernel. They go before the lock does.
+                        self.remove();
                         return Err(Removed);
                     }
                     drop(visitor.write_all(&[NOT_DONE]));
@@ -291,8 +293,9 @@ impl Supervisor {
         drop(visitor.write_all(&[DONE]));
     }
 
-    fn remove(&mut self) -> bool {
-        self.sandbox.as_mut().is_none_or(|sandbox| sandbox.remove().is_ok())
+    /// What cannot be removed is left to the worker, who finds the lock free.
+    fn remove(&mut self) {
+        drop(self.sandbox.as_mut().map(Sandbox::remove));
     }
 }
 
