@@ -1,6 +1,7 @@
 //! The walls of the native engine against docker's with our hardening: the same look around in a container of each.
 //! What differs is listed here with its reason, and nothing that is listed lets a step do more.
 
+use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::fs;
@@ -16,6 +17,7 @@ for who in self 1; do
         echo "status-$who $name $rest"
     done
 done
+for who in self 1; do echo "confined $who $(cat /proc/$who/attr/current 2>/dev/null)"; done
 awk '{ for (i = 7; $i != "-"; i++) {} print "mount", $5, $(i + 1), $6 }' /proc/self/mountinfo
 for path in /proc/acpi /proc/interrupts /proc/kcore /proc/keys /proc/latency_stats /proc/sched_debug /proc/scsi \
     /proc/timer_list /proc/timer_stats /sys/firmware /sys/devices/virtual/powercap; do
@@ -91,10 +93,13 @@ fn may_differ(subject: &str, docker: Option<&str>, native: Option<&str>) -> bool
             // Refused earlier, or by another wall before this one.
             native != Some("ok") && native.is_some_and(|error| matches!(error, "EPERM" | "ENOSYS"))
         }
-        // As many files as this machine lets anybody have; the daemon may have been let have more.
-        "ulimit n" => {
-            let count = |limit: Option<&str>| limit.and_then(|limit| limit.parse::<u64>().ok());
-            count(native) < count(docker)
+        // Services may have more than whoever starts a worker: files, cores, processes of one user on all the machine.
+        subject if subject.starts_with("ulimit ") => {
+            let count = |limit: Option<&str>| match limit? {
+                "unlimited" => Some(u64::MAX),
+                number => number.parse::<u64>().ok(),
+            };
+            count(native).is_some_and(|here| count(docker).is_some_and(|there| here < there))
         }
         _ => false,
     }
@@ -176,6 +181,15 @@ fn namespaces_of_the_host(seen: &BTreeMap<String, String>) -> Vec<&str> {
 }
 
 async fn audit(user: Option<&str>) {
+    // Who starts a worker by hand may have more than a service has. It is not the steps' to have.
+    for (what, much) in [
+        (Resource::RLIMIT_MEMLOCK, RLIM_INFINITY),
+        (Resource::RLIMIT_NICE, 40),
+        (Resource::RLIMIT_RTPRIO, 99),
+    ] {
+        // In a container of less rights there is nothing to have more of.
+        let _ = setrlimit(what, much, much);
+    }
     let image = Probed::image();
     let (on_docker, Some(on_native)) = (Rig::docker().await, Rig::native().await) else { return };
     let docker = look(&on_docker, &image.0, user).await;

@@ -7,6 +7,7 @@
 //! next worker from the very byte on that it does not have. Its exit code is evidence: it waited for the process itself.
 
 mod ahead;
+mod apparmor;
 mod born;
 mod cgroup;
 mod demand;
@@ -109,7 +110,10 @@ impl Native {
         capabilities.extend(allow_caps);
         let hierarchy = cgroup::Hierarchy::of_this_host().map_err(|error| error.to_string());
         let fair_memory_bytes = fair_memory_bytes(memory_of_this_host("MemTotal:")?, slots);
-        let missing = hierarchy.as_ref().err().cloned().or_else(|| missing(&capabilities));
+        let missing = match &hierarchy {
+            Ok(hierarchy) => missing(&capabilities, hierarchy),
+            Err(why) => Some(why.clone()),
+        };
         Ok(Native(Arc::new(Inner {
             images: Images::open(docker.clone(), &cache, cache_bytes)?,
             docker,
@@ -128,7 +132,8 @@ impl Native {
     }
 
     pub(super) fn check(&self) -> Result<(), Fault> {
-        let Some(why) = self.0.missing.as_deref() else { return Ok(()) };
+        // The profile comes with dockerd, which may begin after this worker.
+        let Some(why) = self.0.missing.clone().or_else(apparmor::missing) else { return Ok(()) };
         Err(Fault::new(
             Reason::EngineUnavailable,
             format!("this worker cannot make sandboxes of its own: {why}"),
@@ -445,16 +450,15 @@ impl Drop for Inner {
 }
 
 /// What docker has on this host, and these sandboxes have not.
-fn missing(capabilities: &[String]) -> Option<String> {
+fn missing(capabilities: &[String], hierarchy: &cgroup::Hierarchy) -> Option<String> {
     if !nix::unistd::geteuid().is_root() {
         return Some("it is not root".to_owned());
     }
-    for (name, path) in
-        [("AppArmor", "/sys/module/apparmor/parameters/enabled"), ("SELinux", "/sys/fs/selinux/enforce")]
-    {
-        if fs::read_to_string(path).is_ok_and(|text| matches!(text.trim(), "Y" | "1")) {
-            return Some(format!("{name} rules here, and only docker has a profile for containers"));
-        }
+    if fs::read_to_string("/sys/fs/selinux/enforce").is_ok_and(|text| text.trim() == "1") {
+        return Some("SELinux rules here, and only docker has a policy for containers".to_owned());
+    }
+    if let Err(error) = hierarchy.pass_on() {
+        return Some(format!("its limits cannot be set: {error}"));
     }
     // With these a step could make and mount devices, which here no list of allowed ones stops.
     let strong = capabilities.iter().find(|name| matches!(name.as_str(), "MKNOD" | "SYS_ADMIN" | "ALL"));

@@ -31,6 +31,15 @@ impl Hierarchy {
             })
     }
 
+    /// In v2 a group has the controllers that its parent passes on. The root of the host always can; that of a
+    /// container cannot while processes are in it, nor where it is read only.
+    pub(super) fn pass_on(&self) -> io::Result<()> {
+        match self {
+            Hierarchy::V2(root) => set(root, "cgroup.subtree_control", PASSED_ON),
+            Hierarchy::V1 { .. } => Ok(()),
+        }
+    }
+
     fn among(mountinfo: &str, controllers: impl Fn(&Path) -> String) -> Option<Hierarchy> {
         let mut v1 = Vec::new();
         for line in mountinfo.lines() {
@@ -224,11 +233,13 @@ impl Cgroup {
     }
 }
 
-/// In v2 a group has the controllers that its parent passes on.
+const PASSED_ON: &str = "+memory +pids +cpu";
+
+/// All groups on the way to this one pass the controllers on.
 fn delegate(root: &Path, path: &str) -> io::Result<()> {
     let mut folder = root.to_owned();
     for part in Path::new(path).components() {
-        set(&folder, "cgroup.subtree_control", "+memory +pids +cpu")?;
+        set(&folder, "cgroup.subtree_control", PASSED_ON)?;
         folder.push(part);
         if folder != root.join(path) {
             fs::create_dir_all(&folder).map_err(|error| at(&folder, error))?;

@@ -25,6 +25,7 @@ use std::io::{Read as _, Write as _};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
+use super::apparmor;
 use super::cgroup::Hierarchy;
 use super::files::{self, Doing as _};
 use super::net;
@@ -120,6 +121,8 @@ fn obey(inside: &mut Inside, order: &Order) -> Result<Pid, String> {
     fs::create_dir_all(workdir).doing(&format!("making the working directory {workdir}"))?;
     chdir(workdir).doing(&format!("entering the working directory {workdir}"))?;
     let program = Program::of(order, &who)?;
+    // The last that needs files, and the first that no mount may follow; the command inherits it.
+    apparmor::enter()?;
     walls::close_from(3, &inside.status).doing("closing files")?;
     give_up_rights(&inside.base.capabilities, &who)?;
     walls::load(inside.filter).doing("loading the seccomp filter")?;
@@ -130,8 +133,16 @@ fn die_with_the_supervisor() -> Result<(), String> {
     prctl::set_pdeathsig(Signal::SIGKILL).doing("tying the sandbox to its supervisor")
 }
 
-/// As docker's own: as many files as may be.
+/// As docker's own: as many files as may be, and of what whoever started this worker may have more of no more than
+/// services have.
 fn limits() -> Result<(), String> {
+    const LOCKED_BYTES: u64 = 8 * 1024 * 1024;
+    let most =
+        [(Resource::RLIMIT_MEMLOCK, LOCKED_BYTES), (Resource::RLIMIT_NICE, 0), (Resource::RLIMIT_RTPRIO, 0)];
+    for (what, most) in most {
+        let (soft, hard) = getrlimit(what).doing("asking for a limit")?;
+        setrlimit(what, soft.min(most), hard.min(most)).doing("setting a limit")?;
+    }
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).doing("asking for the limit of files")?;
     let files = hard.max(1_048_576);
     setrlimit(Resource::RLIMIT_NOFILE, files, files)
