@@ -143,7 +143,7 @@ pub(crate) enum Command {
     /// Run a pipedef here and now; exit code 0 passed, 1 not passed, 2 set-up wrong, 3 errored, 130 cancelled
     #[command(after_long_help = RUN_EXAMPLES)]
     Run(RunArgs),
-    /// Run again what did not pass in an earlier `bettertest run`, on the same source; exit codes as of run
+    /// Run again what did not pass in an earlier `bettertest run`, on its pipedef and images; exit codes as of run
     #[command(after_long_help = RERUN_EXAMPLES)]
     Rerun(RerunArgs),
     /// Print a new login link of the boss on this machine

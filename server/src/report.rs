@@ -31,6 +31,9 @@ const ROWS: usize = 4;
 const STANDING: usize = 26;
 const TOOK: usize = 7;
 
+/// A re-run never sees one: whoever mends the project and runs it again would stay red without knowing why.
+const AFTER_A_CHANGE: &str = "after a change: build the image, then a new run";
+
 /// How a run is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Style {
@@ -244,7 +247,8 @@ impl Report {
         let counted = format!("{} in {took}{workers}", parts.join(", "));
         let mut text = format!("{}\n{}", self.not_passed(run), self.two(&painted, columns(&words), &counted));
         if verdict != Verdict::Passed {
-            text.push_str(&format!("{}\n", self.dim(&format!("what did not pass, again: {next}"))));
+            let again = format!("what did not pass, again as it was: {next}");
+            text.push_str(&format!("{}\n{}\n", self.dim(&again), self.dim(AFTER_A_CHANGE)));
         }
         text
     }

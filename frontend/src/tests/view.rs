@@ -24,7 +24,7 @@ fn a_run_says_how_it_stands() {
 </p>
 </div>
 <div class="actions">
-<button title="new attempts of what did not pass" class="primary">Re-run 2 tasks<kbd>r</kbd>
+<button title="new attempts of what did not pass, on the pipedef and images of this run" class="primary">Re-run 2 tasks<kbd>r</kbd>
 </button>
 </div>
 <div aria-hidden="true" class="bar">"#

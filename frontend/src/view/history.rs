@@ -31,7 +31,7 @@ fn view_empty(page: &RunsPage) -> Html {
     let next = match &page.pipeline {
         Remote::Failed(_) => html! { <>{ "Mend the pipedef first: what is wrong with it stands above." }</> },
         Remote::Loading | Remote::Loaded(_) => html! {
-            <>{ "Press " }<kbd>{ "r" }</kbd>{ " or the button above. Every task runs at once, and what fails shows here the moment it does." }</>
+            <>{ "Press " }<kbd>{ "r" }</kbd>{ " or the button above. The tasks of a stage run at once, and what fails shows here the moment it does." }</>
         },
     };
     html! {

@@ -116,7 +116,7 @@ fn view_actions(page: &RunPage, state: &RunState, send: &Callback<Msg>) -> Html 
             html! {
                 if again > 0 {
                     <button class="primary" disabled={asked} onclick={parts::on(send, Msg::WantRerun { only: None })}
-                        title="new attempts of what did not pass">
+                        title="new attempts of what did not pass, on the pipedef and images of this run">
                         { words }<kbd>{ "r" }</kbd>
                     </button>
                 }

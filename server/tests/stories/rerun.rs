@@ -56,6 +56,8 @@ fn a_rerun_in_the_terminal_takes_what_did_not_pass() {
         "│ tried",
         "- skipped: earlier_stage",
         "✗ run 1 failed: command_failed",
+        "what did not pass, again as it was: bettertest rerun",
+        "after a change: build the image, then a new run",
     ] {
         assert!(text.contains(part), "no {part:?} in {text}");
     }
