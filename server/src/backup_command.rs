@@ -114,7 +114,7 @@ async fn fill(file: &Path, draft: &Path, data: &DataDir) -> Result<Contents, Set
     });
     let contents = read.await.map_err(|error: ArchiveError| refused(error.to_string()))?;
     let store = draft.join("runs.sqlite");
-    let broken = on_disk(move || boss::how_whole(&store, Whole::Indices)).await;
+    let broken = on_disk(move || boss::how_whole(&store, Whole::Everything)).await;
     if let Some(broken) = broken.map_err(|error| refused(error.to_string()))? {
         return Err(refused(format!("its store is damaged: {broken}")));
     }

@@ -172,10 +172,17 @@ fn folders_in(folder: &Path) -> Vec<PathBuf> {
     entries.flatten().map(|entry| entry.path()).filter(|path| path.is_dir()).collect()
 }
 
+/// Of local runs there is no backup.
+pub(crate) fn hint_at_damage(error: &boss::RunsError) -> Option<&'static str> {
+    let hint = "move local/ in the data directory away: the next run begins a new history there";
+    error.is_damage().then_some(hint)
+}
+
 /// Ends the runs of this project that a crash has left behind: whose lock nobody holds any more.
 pub(crate) async fn end_abandoned(runs: &Runs, local: &Path) -> Result<(), SetupError> {
     let failed = |error: boss::RunsError| {
-        SetupError::new(format!("the history of this project cannot be read: {error}"), "see the log")
+        let hint = hint_at_damage(&error).unwrap_or("see the log");
+        SetupError::new(format!("the history of this project cannot be read: {error}"), hint)
     };
     for (number, key) in runs.unended().await.map_err(failed)? {
         let folder = local.join("runs").join(key.as_str());

@@ -153,5 +153,6 @@ fn selection(run: &RunState, args: &RerunArgs) -> Result<Vec<TaskId>, SetupError
 }
 
 fn unreadable(error: RunsError) -> SetupError {
-    SetupError::new(format!("the run could not be taken up again: {error}"), "see the log")
+    let hint = local::hint_at_damage(&error).unwrap_or("see the log");
+    SetupError::new(format!("the run could not be taken up again: {error}"), hint)
 }

@@ -36,6 +36,9 @@ const BATCH: usize = 500;
 
 impl From<RunsError> for Refusal {
     fn from(error: RunsError) -> Refusal {
+        if error.is_damage() {
+            return damaged(&error);
+        }
         match error {
             RunsError::Pipedef(problem) => Refusal { status: StatusCode::UNPROCESSABLE_ENTITY, problem },
             RunsError::NotNow(problem) => Refusal { status: StatusCode::CONFLICT, problem },
@@ -50,7 +53,6 @@ impl From<RunsError> for Refusal {
                 error.to_string(),
                 "GET /api/runs lists what there is; --keep-runs, --keep-days and --keep-bytes say how much is kept",
             ),
-            RunsError::Store(error) if error.is_damage() => damaged(&error),
             RunsError::Store(StoreError::Failed(error)) => not_recorded(&error.to_string()),
             RunsError::Store(error) => Refusal::internal(&error.into()),
             RunsError::Log(error @ (LogError::Store(_) | LogError::BrokenOff)) => {
@@ -69,7 +71,7 @@ fn not_recorded(why: &str) -> Refusal {
     )
 }
 
-fn damaged(error: &StoreError) -> Refusal {
+fn damaged(error: &RunsError) -> Refusal {
     tracing::error!("the store is damaged: {error}");
     Refusal::new(
         StatusCode::INTERNAL_SERVER_ERROR,
@@ -208,8 +210,11 @@ pub(super) async fn events(
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
     let run = number(&run)?;
-    api.runs.exists(run).await?;
     let after = stands_at(&headers, &asked)?.map(Seq);
+    if api.runs.follow(run).is_none() {
+        // Of a run that nobody drives, events that stop too early would be told as if they were all.
+        api.runs.state(run).await?;
+    }
     if let Some(after) = after
         && api.runs.follow(run).is_none()
         && api.runs.store().events_after(run, after, 1).await.map_err(RunsError::from)?.is_empty()

@@ -63,6 +63,21 @@ pub(crate) enum RunsError {
     Log(LogError),
 }
 
+impl RunsError {
+    /// What is in the store is not what was written there.
+    pub(crate) fn is_damage(&self) -> bool {
+        match self {
+            RunsError::Store(error) | RunsError::Log(LogError::Store(error)) => error.is_damage(),
+            RunsError::Pipedef(_)
+            | RunsError::NoSuchRun(_)
+            | RunsError::Removed(_)
+            | RunsError::NotNow(_)
+            | RunsError::ShuttingDown
+            | RunsError::Log(LogError::Illegal(_) | LogError::BrokenOff) => false,
+        }
+    }
+}
+
 impl From<StoreError> for RunsError {
     fn from(error: StoreError) -> RunsError {
         match error {
@@ -267,15 +282,14 @@ impl Runs {
         }
     }
 
-    /// A run as it stands, rebuilt from its events where it is not alive.
+    /// A run as it stands, rebuilt from its events where it is not alive. Refused as damage where these do not come to
+    /// what the store says of it; one that is alive in another process comes to that.
     pub(crate) async fn state(&self, number: RunNumber) -> Result<RunState, RunsError> {
         if let Some(run) = self.all.find_live(number) {
             return Ok(run.log.state().await);
         }
-        let state = self.all.replay(number).await?;
-        // Asked afterwards: what is there now was there whole.
         self.exists(number).await?;
-        Ok(state)
+        Ok(self.all.store.replay(number).await?)
     }
 
     pub(crate) async fn page(&self, before: Option<RunNumber>, limit: usize) -> Result<Page, RunsError> {
@@ -391,24 +405,6 @@ impl All {
 
     fn find_live(&self, number: RunNumber) -> Option<Arc<Run>> {
         self.live.lock().expect("no panic under this lock").get(&number).cloned()
-    }
-
-    async fn replay(&self, number: RunNumber) -> Result<RunState, StoreError> {
-        let mut state = RunState::default();
-        loop {
-            let events = self.store.events_after(number, state.last_seq, 1000).await?;
-            if events.is_empty() {
-                return Ok(state);
-            }
-            for (_, json) in events {
-                let event: RunEvent = serde_json::from_str(&json)?;
-                if let Err(wrong) = state.apply(&event) {
-                    // Written by a version with other rules. What follows is not to be believed.
-                    tracing::error!(run.id = number.0, "the log of run {number} contradicts itself: {wrong}");
-                    return Ok(state);
-                }
-            }
-        }
     }
 
     async fn begin(

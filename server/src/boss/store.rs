@@ -3,6 +3,8 @@
 
 mod copy;
 mod keep;
+mod replay;
+mod sums;
 
 use common::{Page, RunEvent, RunKey, RunNumber, RunSummary, Seq, StepId};
 use rusqlite::{Connection, OptionalExtension as _, TransactionBehavior, params};
@@ -15,12 +17,14 @@ use crate::joined::joined;
 
 pub(crate) use copy::{StoreCopy, Whole, how_whole};
 pub(crate) use keep::Standing;
+use sums::Row;
 
 /// Applied in order by `PRAGMA user_version`; never edited once released.
 const STEPS: &[&str] = &[
     include_str!("store/0001_runs.sql"),
     include_str!("store/0002_replay.sql"),
     include_str!("store/0003_retention.sql"),
+    include_str!("store/0004_sums.sql"),
 ];
 
 /// Changes of runs are counted, and their removals with them: no number comes twice.
@@ -170,9 +174,11 @@ impl Store {
             for event in &events {
                 insert_event(&transaction, number, event)?;
             }
-            let summary = serde_json::to_string(&summary)?;
-            transaction
-                .execute("UPDATE run SET summary = ?2 WHERE number = ?1", params![number.0, summary])?;
+            let mut row = Row::of(&transaction, number)?.expect("it was made in this transaction");
+            row.summary = serde_json::to_string(&summary)?;
+            row.last_seq = events.last().map(|last| last.seq.0);
+            row.code_sum = Some(sums::of_code(&code.pipedef, &code.files));
+            row.write(&transaction)?;
             for (path, text) in &code.files {
                 let insert = "INSERT INTO pipedef_file (run, path, text) VALUES (?1, ?2, ?3)";
                 transaction.execute(insert, params![number.0, path, text])?;
@@ -210,10 +216,14 @@ impl Store {
     ) -> Result<Vec<(Seq, String)>, StoreError> {
         self.with(move |connection| {
             let mut statement = connection.prepare_cached(EVENTS)?;
-            let rows = statement.query_map(params![run.0, seq.0, limit], |row| {
-                Ok((Seq(row.get(0)?), row.get::<_, String>(1)?))
-            })?;
-            Ok(rows.collect::<Result<_, _>>()?)
+            let mut rows = statement.query(params![run.0, seq.0, limit])?;
+            let mut events = Vec::new();
+            while let Some(row) = rows.next()? {
+                let (seq, event) = (Seq(row.get(0)?), row.get::<_, String>(1)?);
+                sums::event(run, seq, &event, row.get(2)?)?;
+                events.push((seq, event));
+            }
+            Ok(events)
         })
         .await
     }
@@ -222,13 +232,13 @@ impl Store {
     pub(crate) async fn unended(&self) -> Result<Vec<(RunNumber, RunKey)>, StoreError> {
         self.with(move |connection| {
             let mut statement = connection.prepare_cached(UNENDED)?;
-            let rows =
-                statement.query_map([], |row| Ok((RunNumber(row.get(0)?), row.get::<_, String>(1)?)))?;
+            let mut rows = statement.query([])?;
             let mut unended = Vec::new();
-            for row in rows {
-                let (number, key) = row?;
-                let key = RunKey::try_from(key).map_err(|bad| StoreError::Contradicts(bad.to_string()))?;
-                unended.push((number, key));
+            while let Some(row) = rows.next()? {
+                let row = Row::read(row)?;
+                let key =
+                    RunKey::try_from(row.key).map_err(|bad| StoreError::Contradicts(bad.to_string()))?;
+                unended.push((row.number, key));
             }
             Ok(unended)
         })
@@ -238,13 +248,9 @@ impl Store {
     /// Which pipedef a run is of, and the texts that it executes.
     pub(crate) async fn pipedef(&self, run: RunNumber) -> Result<StoredCode, StoreError> {
         self.with(move |connection| {
-            let select = "SELECT pipedef, python FROM run WHERE number = ?1";
-            let (pipedef, python) =
-                connection.query_row(select, params![run.0], |row| Ok((row.get(0)?, row.get(1)?)))?;
-            let mut statement =
-                connection.prepare_cached("SELECT path, text FROM pipedef_file WHERE run = ?1")?;
-            let files = statement.query_map(params![run.0], |row| Ok((row.get(0)?, row.get(1)?)))?;
-            Ok(StoredCode { pipedef, files: files.collect::<Result<_, _>>()?, python })
+            let row = keep::row(connection, run)?;
+            let files = sums::code(connection, &row)?;
+            Ok(StoredCode { pipedef: row.pipedef, files, python: row.python })
         })
         .await
     }
@@ -303,10 +309,15 @@ impl Store {
         self.with(move |connection| {
             let mut statement = connection.prepare_cached(PAGE)?;
             let before = before.map_or(i64::MAX as u64, |run| run.0);
-            let rows = statement.query_map(params![before, limit + 1], |row| row.get::<_, String>(0))?;
+            let mut rows = statement.query(params![before])?;
             let mut runs = Vec::new();
-            for row in rows {
-                runs.push(serde_json::from_str::<RunSummary>(&row?)?);
+            while runs.len() <= limit
+                && let Some(row) = rows.next()?
+            {
+                let row = Row::read(row)?;
+                if !row.removing {
+                    runs.push(serde_json::from_str::<RunSummary>(&row.summary)?);
+                }
             }
             let more = runs.len() > limit;
             runs.truncate(limit);
@@ -323,16 +334,21 @@ impl Store {
         limit: usize,
     ) -> Result<Vec<(u64, Change)>, StoreError> {
         self.with(move |connection| {
-            let mut statement = connection.prepare_cached(CHANGED)?;
+            let transaction = connection.transaction()?;
+            let mut statement = transaction.prepare_cached(CHANGED)?;
             let rows = statement.query_map(params![after, limit], |row| {
-                let removed: Option<u64> = row.get(2)?;
-                let change = match removed {
-                    Some(run) => Change::Removed(RunNumber(run)),
-                    None => Change::Run(row.get(1)?),
-                };
-                Ok((row.get(0)?, change))
+                Ok((row.get(0)?, RunNumber(row.get(1)?), row.get::<_, bool>(2)?))
             })?;
-            Ok(rows.collect::<Result<_, _>>()?)
+            let mut changes = Vec::new();
+            for row in rows {
+                let (changed, run, removed) = row?;
+                let change = match Row::of(&transaction, run)? {
+                    Some(row) if !removed => Change::Run(row.summary),
+                    Some(_) | None => Change::Removed(run),
+                };
+                changes.push((changed, change));
+            }
+            Ok(changes)
         })
         .await
     }
@@ -378,15 +394,16 @@ impl Store {
     }
 }
 
-const EVENTS: &str = "SELECT seq, event FROM event WHERE run = ?1 AND seq > ?2 ORDER BY seq LIMIT ?3";
+const EVENTS: &str = "SELECT seq, event, sum FROM event WHERE run = ?1 AND seq > ?2 ORDER BY seq LIMIT ?3";
 
-const UNENDED: &str = "SELECT number, key FROM run WHERE state = 'running' ORDER BY number";
+/// Once at a start, and of the rows themselves: no damage of an index keeps a run from going on.
+const UNENDED: &str = "SELECT * FROM run NOT INDEXED WHERE state = 'running' ORDER BY number";
 
-const PAGE: &str =
-    "SELECT summary FROM run WHERE number < ?1 AND +removing = 0 ORDER BY number DESC LIMIT ?2";
+/// As many of these as are wanted. That one is being removed is believed by its sum only.
+const PAGE: &str = "SELECT * FROM run WHERE number < ?1 ORDER BY number DESC";
 
-const CHANGED: &str = "SELECT changed, summary, NULL FROM run WHERE changed > ?1 AND +removing = 0
-     UNION ALL SELECT changed, NULL, run FROM removed_run WHERE changed > ?1 ORDER BY changed LIMIT ?2";
+const CHANGED: &str = "SELECT changed, number, 0 FROM run WHERE changed > ?1 AND +removing = 0
+     UNION ALL SELECT changed, run, 1 FROM removed_run WHERE changed > ?1 ORDER BY changed LIMIT ?2";
 
 /// Brings a store to this version, in one transaction, after a copy of it was made beside it.
 fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
@@ -428,14 +445,14 @@ fn append_now(
 ) -> Result<(), StoreError> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     if let Some(summary) = summary {
-        let update = format!(
-            "UPDATE run SET state = ?2, summary = ?3, size_bytes = NULL, changed = ({NEXT_CHANGE})
-             WHERE number = ?1 AND removing = 0"
-        );
-        let json = serde_json::to_string(summary)?;
-        if transaction.execute(&update, params![run.0, summary.state, json])? == 0 {
-            return Err(StoreError::Removed(run));
-        }
+        let row = Row::of(&transaction, run)?.filter(|row| !row.removing);
+        let mut row = row.ok_or(StoreError::Removed(run))?;
+        row.state.clone_from(&summary.state);
+        row.summary = serde_json::to_string(summary)?;
+        row.size_bytes = None;
+        row.last_seq = Some(event.seq.0);
+        row.changed = next_change(&transaction)?;
+        row.write(&transaction)?;
     }
     insert_event(&transaction, run, event)?;
     Ok(transaction.commit()?)
@@ -474,9 +491,15 @@ fn beside(path: &Path, suffix: &str) -> PathBuf {
 }
 
 fn insert_event(connection: &Connection, run: RunNumber, event: &RunEvent) -> Result<(), StoreError> {
-    let mut insert = connection.prepare_cached("INSERT INTO event (run, seq, event) VALUES (?1, ?2, ?3)")?;
-    insert.execute(params![run.0, event.seq.0, serde_json::to_string(event)?])?;
+    let mut insert =
+        connection.prepare_cached("INSERT INTO event (run, seq, event, sum) VALUES (?1, ?2, ?3, ?4)")?;
+    let json = serde_json::to_string(event)?;
+    insert.execute(params![run.0, event.seq.0, json, sums::of_event(run, event.seq, &json)])?;
     Ok(())
+}
+
+fn next_change(connection: &Connection) -> Result<u64, StoreError> {
+    Ok(connection.query_row(&format!("SELECT ({NEXT_CHANGE})"), [], |row| row.get(0))?)
 }
 
 #[cfg(test)]
@@ -491,9 +514,7 @@ mod tests {
         drop(Store::open(&path).unwrap());
         let store = Connection::open(path).unwrap();
         let latest = format!("SELECT ({NEXT_CHANGE}) - 1");
-        for asked in
-            [PAGE, CHANGED, &latest, keep::OLDEST, keep::UNMEASURED, keep::BEING_REMOVED, UNENDED, EVENTS]
-        {
+        for asked in [PAGE, CHANGED, &latest, keep::OLDEST, keep::UNMEASURED, keep::BEING_REMOVED, EVENTS] {
             let mut statement = store.prepare(&format!("EXPLAIN QUERY PLAN {asked}")).unwrap();
             let count = statement.parameter_count();
             let none = std::iter::repeat_n(rusqlite::types::Value::Integer(7), count);

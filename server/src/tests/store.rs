@@ -142,7 +142,7 @@ async fn a_filled_store_is_copied_and_then_brought_to_this_version() {
     assert_eq!(store.pipedef(RunNumber(500)).await.unwrap().python, None);
     some_run(&store, 1).await;
     drop(store);
-    assert_eq!(integrity(&path), ("ok".to_owned(), 3, 501));
+    assert_eq!(integrity(&path), ("ok".to_owned(), 4, 501));
     assert_eq!(integrity(&folder.path().join("runs.sqlite.1")), ("ok".to_owned(), 1, 500));
     assert!(!folder.path().join("runs.sqlite.1.draft").exists());
     // And only once.
@@ -161,7 +161,7 @@ async fn several_that_start_at_once_migrate_once() {
             scope.spawn(|| drop(Store::open(&path).unwrap()));
         }
     });
-    assert_eq!(integrity(&path), ("ok".to_owned(), 3, 50));
+    assert_eq!(integrity(&path), ("ok".to_owned(), 4, 50));
 }
 
 /// The run's last event; where `again`, the first of a re-run after it.

@@ -19,7 +19,7 @@ use crate::limits;
 impl All {
     /// Goes on with a run where its log ends.
     pub(super) async fn resume(self: &Arc<All>, number: RunNumber) -> Result<(), RunsError> {
-        let state = self.replay(number).await?;
+        let state = self.store.replay(number).await?;
         let code = code_of(self.store.pipedef(number).await?);
         let cancel = self.closing.child_token();
         if state.cancel_asked {
@@ -98,7 +98,7 @@ impl All {
         number: RunNumber,
         reason: Reason,
     ) -> Result<(), RunsError> {
-        let state = self.replay(number).await?;
+        let state = self.store.replay(number).await?;
         if matches!(state.phase, Phase::Ended(_)) {
             return Ok(());
         }
@@ -113,7 +113,7 @@ impl All {
         reason: Reason,
         what: &str,
     ) -> Result<(), RunsError> {
-        let state = self.replay(number).await?;
+        let state = self.store.replay(number).await?;
         let log = Log::new(self.clone(), state.clone());
         for task in state.tasks() {
             let id = task.id.clone();

@@ -1,11 +1,12 @@
 //! Whole stores: a consistent copy of one that is in use, what makes of such a copy a history of its own, and whether
 //! every page is what it should be.
 
-use common::{RunEvent, RunFact, RunKey, RunNumber};
-use rusqlite::{Connection, ErrorCode, OpenFlags, params};
+use common::{RunEvent, RunFact, RunKey, RunNumber, Seq};
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _, params};
 use std::path::Path;
 
-use super::{BUSY, STEPS, Store, StoreError};
+use super::sums::{self, Row};
+use super::{BUSY, STEPS, Store, StoreError, keep};
 
 /// A store that is there; none is made.
 fn open(path: &Path) -> Result<Connection, StoreError> {
@@ -51,7 +52,8 @@ impl StoreCopy {
         let mut here = self.of.prepare("SELECT 1 FROM run WHERE number = ?1 AND removing = 0")?;
         for run in self.runs()? {
             if !here.exists(params![run.0])? {
-                self.copy.execute("UPDATE run SET removing = 1 WHERE number = ?1", params![run.0])?;
+                let row = Row::of(&self.copy, run)?.ok_or(StoreError::Removed(run))?;
+                keep::remove(&self.copy, row)?;
             }
         }
         let left = self.runs()?.len() as u64;
@@ -66,33 +68,46 @@ impl StoreCopy {
 pub(crate) enum Whole {
     /// Every page of every table.
     Tables,
-    /// Also whether indices say the same.
-    Indices,
+    /// Also whether indices say the same, and whether each row is what was written.
+    Everything,
 }
 
 /// What is damaged in the store at `path`, if anything is.
 pub(crate) fn how_whole(path: &Path, whole: Whole) -> Result<Option<String>, StoreError> {
     let ask = match whole {
         Whole::Tables => "PRAGMA quick_check(1)",
-        Whole::Indices => "PRAGMA integrity_check(1)",
+        Whole::Everything => "PRAGMA integrity_check(1)",
     };
-    match open(path)?.query_row(ask, [], |row| row.get::<_, String>(0)) {
-        Ok(said) => Ok((said != "ok").then_some(said)),
-        Err(error) if is_damage(&error) => Ok(Some(error.to_string())),
-        Err(source) => Err(StoreError::Unusable { path: path.to_owned(), source }),
+    let store = open(path)?;
+    match store.query_row(ask, [], |row| row.get::<_, String>(0)) {
+        Ok(said) if said != "ok" => return Ok(Some(said)),
+        Ok(_) => {}
+        Err(error) if is_damage(&error) => return Ok(Some(error.to_string())),
+        Err(source) => return Err(StoreError::Unusable { path: path.to_owned(), source }),
+    }
+    let schema: usize = store.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    match whole {
+        Whole::Everything if schema == STEPS.len() => sums::broken(&store),
+        // An older store has no sums, and a newer one perhaps others.
+        Whole::Everything | Whole::Tables => Ok(None),
     }
 }
 
 /// What SQLite says where a page is not what it should be, and what a column says that holds what nobody wrote there:
-/// text that is no UTF-8, a number where text was.
+/// text that is no UTF-8, a number where text was. All of our SQL fits the tables that we make: where one of them, or of
+/// their columns, is not there, its name is another now.
 fn is_damage(error: &rusqlite::Error) -> bool {
     match error {
         rusqlite::Error::FromSqlConversionFailure(..)
         | rusqlite::Error::IntegralValueOutOfRange(..)
+        | rusqlite::Error::InvalidColumnName(..)
         | rusqlite::Error::InvalidColumnType(..)
+        | rusqlite::Error::SqlInputError { .. }
         | rusqlite::Error::Utf8Error(..) => true,
         other => {
-            matches!(other.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
+            let code = other.sqlite_error_code();
+            matches!(code, Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
+                || other.sqlite_extended_error_code() == Some(rusqlite::ffi::SQLITE_ERROR)
         }
     }
 }
@@ -118,20 +133,29 @@ impl Store {
     pub(crate) async fn become_another(&self) -> Result<(), StoreError> {
         self.with(|connection| {
             let transaction = connection.transaction()?;
-            let mut statement = transaction.prepare("SELECT run, event FROM event WHERE seq = 1")?;
-            let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
-            let begun = rows.collect::<Result<Vec<(u64, String)>, _>>()?;
-            for (run, json) in begun {
+            let mut statement = transaction.prepare("SELECT number FROM run")?;
+            let rows = statement.query_map([], |row| row.get(0).map(RunNumber))?;
+            let runs = rows.collect::<Result<Vec<_>, _>>()?;
+            drop(statement);
+            for run in runs {
+                let select = "SELECT event, sum FROM event WHERE run = ?1 AND seq = 1";
+                let begun = transaction
+                    .query_row(select, params![run.0], |row| Ok((row.get::<_, String>(0)?, row.get(1)?)))
+                    .optional()?;
+                // Where it is being removed, its events may be gone.
+                let Some((json, sum)) = begun else { continue };
+                sums::event(run, Seq(1), &json, sum)?;
                 let mut event: RunEvent = serde_json::from_str(&json)?;
                 if let RunFact::RunStarted { key, .. } = &mut event.fact {
                     *key = RunKey::from_random(crate::auth::random_u128());
-                    let update = "UPDATE run SET key = ?2 WHERE number = ?1";
-                    transaction.execute(update, params![run, key.as_str()])?;
-                    let update = "UPDATE event SET event = ?2 WHERE run = ?1 AND seq = 1";
-                    transaction.execute(update, params![run, serde_json::to_string(&event)?])?;
+                    let mut row = Row::of(&transaction, run)?.ok_or(StoreError::Removed(run))?;
+                    row.key = key.as_str().to_owned();
+                    row.write(&transaction)?;
+                    let update = "UPDATE event SET event = ?2, sum = ?3 WHERE run = ?1 AND seq = 1";
+                    let json = serde_json::to_string(&event)?;
+                    transaction.execute(update, params![run.0, json, sums::of_event(run, Seq(1), &json)])?;
                 }
             }
-            drop(statement);
             transaction.execute("DELETE FROM orphan", [])?;
             Ok(transaction.commit()?)
         })

@@ -2,9 +2,10 @@
 //! is first taken from all lists, in one transaction; a crash at any time after it leaves the rest to the next pass.
 
 use common::{RunNumber, RunSummary, Seq};
-use rusqlite::{OptionalExtension as _, TransactionBehavior, params};
+use rusqlite::{Connection, OptionalExtension as _, TransactionBehavior, params};
 
-use super::{NEXT_CHANGE, Store, StoreError};
+use super::sums::Row;
+use super::{Store, StoreError, next_change};
 
 /// Those who follow lists and were away for more removals than these read the list anew.
 const REMOVALS_TOLD: u64 = 1000;
@@ -32,31 +33,22 @@ pub(crate) enum Standing {
 
 impl Store {
     pub(crate) async fn standing(&self, run: RunNumber) -> Result<Standing, StoreError> {
-        self.with(move |connection| {
-            let select = "SELECT removing FROM run WHERE number = ?1";
-            match connection.query_row(select, params![run.0], |row| row.get::<_, bool>(0)).optional()? {
-                Some(false) => return Ok(Standing::Here),
-                Some(true) => return Ok(Standing::Removed),
-                None => {}
-            }
-            let select = "SELECT seq FROM sqlite_sequence WHERE name = 'run'";
-            let latest: Option<u64> = connection.query_row(select, [], |row| row.get(0)).optional()?;
-            let was_there = run.0 > 0 && latest.is_some_and(|latest| run.0 <= latest);
-            Ok(if was_there { Standing::Removed } else { Standing::Unknown })
-        })
-        .await
+        self.with(move |connection| standing(connection, run)).await
     }
 
     pub(crate) async fn holding(&self) -> Result<Holding, StoreError> {
         self.with(|connection| {
             let (runs, bytes) = connection.query_row(HELD, [], |row| Ok((row.get(0)?, row.get(1)?)))?;
             let mut statement = connection.prepare_cached(OLDEST)?;
-            let rows = statement.query_map([], |row| row.get::<_, String>(0))?;
-            let ended = rows.collect::<Result<Vec<_>, _>>()?;
+            let mut rows = statement.query([])?;
+            let mut ended = Vec::new();
+            while let Some(row) = rows.next()? {
+                ended.push(Row::read(row)?);
+            }
             let oldest = match &ended[..] {
                 [oldest, _] => {
-                    let summary: RunSummary = serde_json::from_str(oldest)?;
-                    Some((summary.run, summary.ended_at_ms.unwrap_or(summary.started_at_ms)))
+                    let summary: RunSummary = serde_json::from_str(&oldest.summary)?;
+                    Some((oldest.number, summary.ended_at_ms.unwrap_or(summary.started_at_ms)))
                 }
                 _ => None,
             };
@@ -87,12 +79,16 @@ impl Store {
     /// Records what an ended run takes: its output, measured by the caller, and what stands here.
     pub(crate) async fn measured(&self, run: RunNumber, output_bytes: u64) -> Result<(), StoreError> {
         self.with(move |connection| {
-            let update = "UPDATE run SET size_bytes = ?2
-                 + (SELECT coalesce(sum(octet_length(event)), 0) FROM event WHERE run = ?1)
-                 + (SELECT coalesce(sum(octet_length(text)), 0) FROM pipedef_file WHERE run = ?1)
-                 WHERE number = ?1 AND state = 'ended'";
-            connection.execute(update, params![run.0, output_bytes])?;
-            Ok(())
+            let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let Some(mut row) = Row::of(&transaction, run)?.filter(|row| row.state == "ended") else {
+                return Ok(());
+            };
+            let ask = "SELECT (SELECT coalesce(sum(octet_length(event)), 0) FROM event WHERE run = ?1)
+                 + (SELECT coalesce(sum(octet_length(text)), 0) FROM pipedef_file WHERE run = ?1)";
+            let here: u64 = transaction.query_row(ask, params![run.0], |row| row.get(0))?;
+            row.size_bytes = Some(output_bytes + here);
+            row.write(&transaction)?;
+            Ok(transaction.commit()?)
         })
         .await
     }
@@ -102,15 +98,11 @@ impl Store {
     pub(crate) async fn begin_removal(&self, run: RunNumber) -> Result<bool, StoreError> {
         self.with(move |connection| {
             let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-            let update = "UPDATE run SET removing = 1 WHERE number = ?1 AND state = 'ended' AND removing = 0";
-            if transaction.execute(update, params![run.0])? == 0 {
+            let row = Row::of(&transaction, run)?;
+            let Some(row) = row.filter(|row| row.state == "ended" && !row.removing) else {
                 return Ok(false);
-            }
-            let insert = format!("INSERT INTO removed_run (changed, run) VALUES (({NEXT_CHANGE}), ?1)");
-            transaction.execute(&insert, params![run.0])?;
-            let trim = "DELETE FROM removed_run WHERE changed <=
-                 (SELECT changed FROM removed_run ORDER BY changed DESC LIMIT 1 OFFSET ?1)";
-            transaction.execute(trim, params![REMOVALS_TOLD])?;
+            };
+            remove(&transaction, row)?;
             transaction.commit()?;
             Ok(true)
         })
@@ -121,8 +113,12 @@ impl Store {
     pub(crate) async fn being_removed(&self) -> Result<Vec<RunNumber>, StoreError> {
         self.with(|connection| {
             let mut statement = connection.prepare_cached(BEING_REMOVED)?;
-            let rows = statement.query_map([], |row| row.get(0).map(RunNumber))?;
-            Ok(rows.collect::<Result<_, _>>()?)
+            let mut rows = statement.query([])?;
+            let mut removed = Vec::new();
+            while let Some(row) = rows.next()? {
+                removed.push(Row::read(row)?.number);
+            }
+            Ok(removed)
         })
         .await
     }
@@ -160,10 +156,10 @@ impl Store {
     /// Which of these numbers no run has (any more).
     pub(crate) async fn without_a_run(&self, numbers: Vec<RunNumber>) -> Result<Vec<RunNumber>, StoreError> {
         self.with(move |connection| {
-            let mut statement = connection.prepare_cached("SELECT 1 FROM run WHERE number = ?1")?;
             let mut without = Vec::new();
             for number in numbers {
-                if !statement.exists(params![number.0])? {
+                if Row::of(connection, number)?.is_none() {
+                    standing(connection, number)?;
                     without.push(number);
                 }
             }
@@ -173,14 +169,54 @@ impl Store {
     }
 }
 
+/// That of a run that is there.
+pub(super) fn row(connection: &Connection, run: RunNumber) -> Result<Row, StoreError> {
+    match Row::of(connection, run)? {
+        Some(row) if !row.removing => Ok(row),
+        // Of one that nobody removed, this has another word.
+        Some(_) | None => Err(standing(connection, run).err().unwrap_or(StoreError::Removed(run))),
+    }
+}
+
+fn standing(connection: &Connection, run: RunNumber) -> Result<Standing, StoreError> {
+    match Row::of(connection, run)? {
+        Some(row) if row.removing => return Ok(Standing::Removed),
+        Some(_) => return Ok(Standing::Here),
+        None => {}
+    }
+    let select = "SELECT seq FROM sqlite_sequence WHERE name = 'run'";
+    let latest: Option<u64> = connection.query_row(select, [], |row| row.get(0)).optional()?;
+    if run.0 == 0 || latest.is_none_or(|latest| run.0 > latest) {
+        return Ok(Standing::Unknown);
+    }
+    // Of removals that are long ago no list is kept.
+    let select = "SELECT count(*) >= ?2 OR count(*) FILTER (WHERE run = ?1) > 0 FROM removed_run";
+    if connection.query_row(select, params![run.0, REMOVALS_TOLD], |row| row.get(0))? {
+        return Ok(Standing::Removed);
+    }
+    Err(StoreError::Contradicts(format!("run {run} is not there, and was not removed")))
+}
+
+/// Takes a run from all lists.
+pub(super) fn remove(connection: &Connection, mut row: Row) -> Result<(), StoreError> {
+    row.removing = true;
+    row.write(connection)?;
+    let insert = "INSERT INTO removed_run (changed, run) VALUES (?1, ?2)";
+    connection.execute(insert, params![next_change(connection)?, row.number.0])?;
+    let trim = "DELETE FROM removed_run WHERE changed <=
+         (SELECT changed FROM removed_run ORDER BY changed DESC LIMIT 1 OFFSET ?1)";
+    connection.execute(trim, params![REMOVALS_TOLD])?;
+    Ok(())
+}
+
 pub(super) const HELD: &str = "SELECT count(*), coalesce(sum(size_bytes), 0) FROM run WHERE removing = 0";
 
-pub(super) const BEING_REMOVED: &str = "SELECT number FROM run WHERE removing = 1";
+pub(super) const BEING_REMOVED: &str = "SELECT * FROM run WHERE removing = 1";
 
 /// The plus keeps SQLite from walking through all that have ended.
 pub(super) const UNMEASURED: &str = "SELECT number FROM run
      WHERE removing = 0 AND size_bytes IS NULL AND +state = 'ended' LIMIT 100";
 
 /// Two, as the last one stays.
-pub(super) const OLDEST: &str = "SELECT summary FROM run INDEXED BY run_by_end
+pub(super) const OLDEST: &str = "SELECT * FROM run INDEXED BY run_by_end
      WHERE state = 'ended' AND removing = 0 ORDER BY changed LIMIT 2";
