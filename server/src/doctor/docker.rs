@@ -24,7 +24,8 @@ pub(super) async fn look(host: Option<&str>) -> Seen {
     seen
 }
 
-/// Docker older than 19.03 is refused where it is connected to.
+/// Docker older than 19.03 is refused where it is connected to. The release notes of 20.10.10 have `clone3` in the
+/// default seccomp policy (moby#42836); before, it was refused with an error after which glibc tries nothing else.
 fn engine(version: &str, host: &str, api: &str) -> Check {
     let found = format!("{version} at {host} (API {api})");
     match numbers(version) {
@@ -39,6 +40,9 @@ fn engine(version: &str, host: &str, api: &str) -> Check {
     }
 }
 
+/// As runc's own CHANGELOG and advisories have it: GHSA-xr7r-f8xq-vfvv (CVE-2024-21626, from 1.0.0-rc93 on, mended in
+/// 1.1.12) is done by an image alone. CVE-2025-31133, CVE-2025-52565 and CVE-2025-52881 are in all before 1.2.8, 1.3.3
+/// and 1.4.0-rc.3.
 fn runc(version: &str) -> Check {
     let flaw = match numbers(version) {
         None => None,
@@ -47,13 +51,16 @@ fn runc(version: &str) -> Check {
         Some(numbers) if ([1, 3, 0]..[1, 3, 3]).contains(&numbers) => {
             Some(("1.3.3", "CVE-2025-31133 and two more"))
         }
+        Some([1, 4, 0]) if ["-rc.1", "-rc.2"].iter().any(|early| version.contains(early)) => {
+            Some(("1.4.0-rc.3", "CVE-2025-31133 and two more"))
+        }
         Some(_) => None,
     };
     match flaw {
         Some((mended, name)) => Check::warning(
             "runc",
             format!(
-                "{version} is older than {mended}: an image made for it can break out of its container ({name}), unless your distribution has mended this one"
+                "{version} is older than {mended}: a step made for it can break out of its container ({name}), unless your distribution has mended this one"
             ),
             UPDATE_RUNC,
         ),
@@ -61,7 +68,7 @@ fn runc(version: &str) -> Check {
     }
 }
 
-/// Of `1.1.5+ds1-1+deb12u1` these are 1, 1 and 5. A pre-release counts as what it leads to.
+/// Of `1.1.5+ds1-1+deb12u1` these are 1, 1 and 5. A pre-release counts as what it leads to, unless it is named above.
 fn numbers(version: &str) -> Option<[u32; 3]> {
     let end = version.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(version.len());
     let mut parts = version[..end].split('.').map(str::parse::<u32>);
@@ -78,6 +85,7 @@ mod tests {
     fn versions_with_known_flaws() {
         let runcs: &[(&str, CheckState)] = &[
             ("1.0.0-rc93", Warning),
+            ("1.1.0-rc.1", Warning),
             ("1.1.5+ds1-1+deb12u1", Warning),
             ("1.1.11", Warning),
             ("1.1.12", Warning),
@@ -86,7 +94,11 @@ mod tests {
             ("1.3.0", Warning),
             ("1.3.2", Warning),
             ("1.3.3", Well),
+            ("1.4.0-rc.1", Warning),
+            ("1.4.0-rc.2+dev", Warning),
+            ("1.4.0-rc.3", Well),
             ("1.4.0", Well),
+            ("1.5.0-rc.1", Well),
             ("2.0", Well),
             ("unknown", Well),
         ];

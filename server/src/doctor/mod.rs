@@ -1,6 +1,7 @@
 //! `bettertest doctor`: what is missing here, and the command that mends it. Everything is asked at once and nothing is
 //! waited for long: who does not answer is what is wrong. A look changes nothing.
 
+mod cgroups;
 mod clock;
 mod docker;
 mod here;
@@ -71,6 +72,7 @@ pub(crate) async fn examine(options: &Options) -> Checkup {
         places::workers_elsewhere(options),
     );
     let workers = Seen::all([here, elsewhere]);
+    let docker = Seen::all([docker, cgroups::look(options.docker_host.as_deref())]);
     let docker = if workers.has_worker { spared(docker) } else { docker };
     let mut all = Seen::all([docker, python, disk, token, boss, workers]);
     all.checks.push(clock::check(SystemTime::now(), &all.clocks));
@@ -103,7 +105,7 @@ async fn on_disk(check: &'static str, options: &Options, look: fn(&Path) -> Chec
     in_time(check, "the disk of the data directory", looked).await
 }
 
-/// Where a worker runs our steps, a Docker that this user cannot use is no hindrance.
+/// Where a worker runs our steps, a Docker that cannot be used here is no hindrance.
 fn spared(mut docker: Seen) -> Seen {
     for check in &mut docker.checks {
         if check.state == CheckState::Wrong {
