@@ -1,6 +1,7 @@
 //! The only SQL: what happened in each run, and who may look. Every change is committed, and on disk, before
 //! anybody is told of it.
 
+mod append;
 mod copy;
 mod keep;
 mod replay;
@@ -92,6 +93,7 @@ pub(crate) struct StoredCode {
 #[derive(Clone)]
 pub(crate) struct Store {
     connection: Arc<Mutex<Connection>>,
+    queue: Arc<Mutex<append::Queue>>,
     /// Space on the disk that is given up when there is no other, so that what happened can still be recorded.
     reserve: PathBuf,
 }
@@ -115,7 +117,11 @@ impl Store {
         if found < STEPS.len() {
             migrate(&mut connection, path)?;
         }
-        Ok(Store { connection: Arc::new(Mutex::new(connection)), reserve: beside(path, ".reserve") })
+        Ok(Store {
+            connection: Arc::new(Mutex::new(connection)),
+            queue: Arc::default(),
+            reserve: beside(path, ".reserve"),
+        })
     }
 
     /// Sets space aside for a full disk, where there is enough of it now.
@@ -185,24 +191,6 @@ impl Store {
             }
             transaction.commit()?;
             Ok(number)
-        })
-        .await
-    }
-
-    /// Appends one event; `summary` comes with those that lists are to be told of.
-    pub(crate) async fn append(
-        &self,
-        run: RunNumber,
-        event: RunEvent,
-        summary: Option<RunSummary>,
-    ) -> Result<(), StoreError> {
-        let reserve = self.reserve.clone();
-        self.with(move |connection| match append_now(connection, run, &event, summary.as_ref()) {
-            Err(StoreError::Failed(error)) if is_full(&error) && std::fs::remove_file(&reserve).is_ok() => {
-                tracing::warn!("the disk is full: the space that was set aside for this is used");
-                append_now(connection, run, &event, summary.as_ref())
-            }
-            appended => appended,
         })
         .await
     }
@@ -435,35 +423,6 @@ fn copy(path: &Path, version: usize) -> Result<(), StoreError> {
     Connection::open(path)?.execute("VACUUM INTO ?1", params![draft_name])?;
     let synced = std::fs::File::open(&draft).and_then(|file| file.sync_all());
     synced.and_then(|()| std::fs::rename(&draft, &to)).map_err(not_copied)
-}
-
-fn append_now(
-    connection: &mut Connection,
-    run: RunNumber,
-    event: &RunEvent,
-    summary: Option<&RunSummary>,
-) -> Result<(), StoreError> {
-    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    if let Some(summary) = summary {
-        let row = Row::of(&transaction, run)?.filter(|row| !row.removing);
-        let mut row = row.ok_or(StoreError::Removed(run))?;
-        row.state.clone_from(&summary.state);
-        row.summary = serde_json::to_string(summary)?;
-        row.size_bytes = None;
-        row.last_seq = Some(event.seq.0);
-        row.changed = next_change(&transaction)?;
-        row.write(&transaction)?;
-    }
-    insert_event(&transaction, run, event)?;
-    Ok(transaction.commit()?)
-}
-
-fn is_full(error: &rusqlite::Error) -> bool {
-    // Where a page of the log cannot be written, SQLite says so in one of these two ways.
-    matches!(
-        error.sqlite_error_code(),
-        Some(rusqlite::ErrorCode::DiskFull | rusqlite::ErrorCode::SystemIoFailure)
-    )
 }
 
 /// Real blocks, not a hole: only those are there when they are needed.

@@ -7,6 +7,7 @@ use common::{
 };
 use std::path::Path;
 
+use super::store::appended;
 use crate::boss::{RunsError, Standing, Store, StoreError, StoredCode, Whole, how_whole};
 use crate::error::Refusal;
 
@@ -91,7 +92,7 @@ async fn fill(store: &Store) {
             state.apply(&event).unwrap();
             let listed = matches!(event.fact, RunFact::RunEnded { .. } | RunFact::RerunStarted { .. });
             if n > 0 {
-                store.append(run, event, listed.then(|| RunSummary::of(&state))).await.unwrap();
+                appended(store, run, event, listed.then(|| RunSummary::of(&state))).await.unwrap();
             }
         }
     }

@@ -174,7 +174,18 @@ async fn append(store: &Store, run: RunNumber, seq: u64, again: bool) -> Result<
     let fact = if again { RunFact::RerunStarted { only: vec![TaskId::new("One", "t0")] } } else { ended };
     let event = RunEvent { seq: Seq(seq), at_ms: 8, fact };
     state.apply(&event).unwrap();
-    store.append(run, event, Some(RunSummary::of(&state))).await
+    appended(store, run, event, Some(RunSummary::of(&state))).await
+}
+
+pub(super) async fn appended(
+    store: &Store,
+    run: RunNumber,
+    event: RunEvent,
+    summary: Option<RunSummary>,
+) -> Result<(), StoreError> {
+    let (tell, appended) = tokio::sync::oneshot::channel();
+    store.append(run, event, summary, |result| tell.send(result).unwrap());
+    appended.await.unwrap()
 }
 
 #[tokio::test]
@@ -218,4 +229,35 @@ async fn sessions_end_when_nobody_comes() {
     assert!(store.see_session("abc".to_owned(), 0, 9_000_000).await.unwrap());
     assert!(store.see_session("abc".to_owned(), 8_999_999, 9_000_001).await.unwrap());
     assert!(!store.see_session("abc".to_owned(), 9_000_001, 9_000_002).await.unwrap());
+}
+
+/// What comes while the disk is busy is written together, in its order; what cannot be is told, takes nothing along,
+/// and nothing of the same run follows it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_appended_together_is_stored_together_and_one_that_fails_fails_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("runs.sqlite");
+    let store = Store::open(&path).unwrap();
+    let (first, _) = some_run(&store, 1).await;
+    let (second, _) = some_run(&store, 1).await;
+    // While another process writes, everything waits.
+    let mut other = Connection::open(&path).unwrap();
+    let writing = other.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate).unwrap();
+    let (tell, told) = std::sync::mpsc::channel();
+    let append = |run: RunNumber, seq: u64| {
+        let event = RunEvent { seq: Seq(seq), at_ms: 9, fact: RunFact::CancelAsked };
+        let tell = tell.clone();
+        store.append(run, event, None, move |result| tell.send((run, seq, result.is_ok())).unwrap());
+    };
+    for seq in 3..=50 {
+        append(first, seq);
+        append(second, if seq == 30 { 99 } else { seq });
+    }
+    drop(writing);
+    let told: Vec<_> = (0..96).map(|_| told.recv().unwrap()).collect();
+    let of = |run| told.iter().filter(move |told| told.0 == run);
+    assert!(of(first).map(|told| told.1).eq(3..=50) && of(first).all(|told| told.2), "{told:?}");
+    assert!(of(second).all(|told| told.2 == (told.1 < 30)), "{told:?}");
+    assert_eq!(store.events_after(first, Seq(0), 1000).await.unwrap().len(), 50);
+    assert_eq!(store.events_after(second, Seq(0), 1000).await.unwrap().len(), 29);
 }
