@@ -28,7 +28,6 @@ clippy() {
 python() {
   # No caches among the sources: the binary carries the library, and would be built again for each of them.
   .tools/venv/bin/python -m mypy --strict --cache-dir .tools/mypy bettertest demo/*.py bench/bench.py agents/*.py
-  .tools/venv/bin/python -m mypy --strict --cache-dir .tools/mypy bench/pipedef.py
   .tools/venv/bin/python -m mypy --strict --cache-dir .tools/mypy soak/*.py
   .tools/venv/bin/python -B -m pytest -q -p no:cacheprovider bettertest
 }
