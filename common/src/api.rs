@@ -189,6 +189,9 @@ pub struct Health {
     pub why: Option<String>,
     pub version: String,
     pub engine: String,
+    /// Why this engine, where the worker had the choice.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub engine_why: Option<String>,
     pub slots: usize,
     /// What the engine keeps ready between steps, by name.
     pub kept_ready: Vec<String>,

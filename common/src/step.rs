@@ -21,6 +21,9 @@ pub enum StepEvent {
         container: String,
         image_digest: String,
         engine: String,
+        /// Why this engine, where the worker had the choice.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        engine_why: Option<String>,
     },
     Output {
         stream: Stream,

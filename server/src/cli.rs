@@ -117,9 +117,9 @@ pub(crate) struct Serve {
     /// How many steps run at once [default: the number of cores]
     #[arg(long, value_name = "N", requires = "worker", value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) slots: Option<u16>,
-    /// What makes the containers: docker, native (sandboxes of our own from docker's images, for root), or fake
-    /// (scripted by the command text, for tests)
-    #[arg(long, value_name = "E", requires = "worker", default_value = "docker", value_parser = ["docker", "native", "fake"])]
+    /// What makes the containers: docker, native (sandboxes of our own from docker's images, for root), auto (native
+    /// where it has all of docker's walls, else docker), or fake (scripted by the command text, for tests)
+    #[arg(long, value_name = "E", requires = "worker", default_value = AUTO, value_parser = [AUTO, "docker", "native", "fake"])]
     pub(crate) engine: String,
     /// Where Docker listens, such as unix:///var/run/docker.sock or http://127.0.0.1:2375
     #[arg(long, value_name = "URL", requires = "worker")]
@@ -227,10 +227,17 @@ pub(crate) struct HowToRun {
     /// Send every step to this worker, whatever the pipedef says
     #[arg(long, value_name = "URL")]
     pub(crate) worker: Option<String>,
+    /// What makes the containers where no worker listens: docker, native (sandboxes of our own from docker's images,
+    /// for root), or auto (native where it has all of docker's walls, else docker)
+    #[arg(long, value_name = "E", default_value = AUTO, value_parser = [AUTO, "docker", "native"])]
+    pub(crate) engine: String,
     /// Where data is kept [default: ~/.local/share/bettertest, of root /var/lib/bettertest]
     #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
 }
+
+/// The engine that nobody has to choose.
+pub(crate) const AUTO: &str = "auto";
 
 /// When colours are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]

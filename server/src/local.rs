@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::auth::Token;
 use crate::boss::{self, Probe, Runs, WorkerAddress, WorkerClient, Workers};
-use crate::cli::{HowToRun, WhichRun};
+use crate::cli::{self, HowToRun, WhichRun};
 use crate::data_dir::{DataDir, Held, hold};
 use crate::error::SetupError;
 use crate::worker::{self, PrivateWorker};
@@ -39,6 +39,9 @@ pub(crate) fn rerun_words(run: WhichRun, path: &Path, how: &HowToRun) -> String 
     }
     if let Some(data) = &how.data_dir {
         words.push_str(&format!(" --data-dir {}", quoted(&data.display().to_string())));
+    }
+    if how.engine != cli::AUTO {
+        words.push_str(&format!(" --engine {}", how.engine));
     }
     if let Some(worker) = &how.worker {
         words.push_str(&format!(" --worker {}", quoted(worker)));
@@ -99,7 +102,8 @@ pub(crate) async fn find_workers(
             }
             Probe::Nothing => {
                 if private.is_none() {
-                    private = Some(worker::serve_privately(folder, instance, &token).await?);
+                    private =
+                        Some(worker::serve_privately(folder, instance, &token, data, &how.engine).await?);
                 }
                 if let Some(private) = &private {
                     let worker = WorkerAddress { base: private.base(), token: token.as_str().to_owned() };
@@ -158,7 +162,7 @@ pub(crate) async fn sweep_abandoned(data: &DataDir) {
         for folder in folders_in(&project.join("runs")) {
             let Ok(held) = hold(&folder) else { continue };
             let instance = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            match worker::sweep_instance(&instance).await {
+            match worker::sweep_instance(&folder, &instance, data).await {
                 Ok(()) => drop(RunFolder(held)),
                 // Kept for a time when Docker answers.
                 Err(error) => tracing::warn!("what a crashed run has left cannot be removed yet: {error}"),

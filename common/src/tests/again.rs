@@ -48,6 +48,7 @@ impl Story {
                 container: String::new(),
                 image_digest: String::new(),
                 engine: String::new(),
+                engine_why: None,
             },
             StepEvent::Exited {
                 exit_code: if verdict.passed() { 0 } else { 1 },

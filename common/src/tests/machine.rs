@@ -44,6 +44,7 @@ fn any_said() -> impl Strategy<Value = StepEvent> {
         container: "c".to_owned(),
         image_digest: "sha256:0".to_owned(),
         engine: "fake".to_owned(),
+        engine_why: None,
     };
     let errored = StepEvent::Errored {
         reason: Reason::ContainerLost,

@@ -86,6 +86,7 @@ impl Story {
             container: "c".to_owned(),
             image_digest: "sha256:0".to_owned(),
             engine: "fake".to_owned(),
+            engine_why: None,
         };
         self.worker_says(id, attempt, n, 1, started);
     }

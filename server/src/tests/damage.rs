@@ -41,6 +41,7 @@ fn facts(run: RunNumber, key: RunKey) -> Vec<RunFact> {
             container: "c".to_owned(),
             image_digest: "sha256:0".to_owned(),
             engine: "fake".to_owned(),
+            engine_why: None,
         };
         let exited = StepEvent::Exited {
             exit_code: if verdict == Verdict::Passed { 0 } else { 3 },

@@ -1,5 +1,6 @@
 //! Whole-system stories, and what concerns more than one module.
 
+mod auto;
 mod crash;
 mod damage;
 mod descriptor;

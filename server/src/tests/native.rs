@@ -11,7 +11,7 @@ mod net;
 mod tree;
 mod unpack;
 
-fn is_root() -> bool {
+pub(super) fn is_root() -> bool {
     let is_root = nix::unistd::geteuid().is_root();
     if !is_root {
         tracing::warn!("left out: only root can unpack images");

@@ -61,8 +61,7 @@ impl Rig {
         }
         has_image();
         let cache = CACHE.get_or_init(|| TempDir::new().unwrap()).path().join("images");
-        let choice = NativeChoice { docker_host: None, program: program(), cache, cache_bytes: 1 << 30 };
-        Some(Rig::with(EngineChoice::Native(choice), |_| {}).await)
+        Some(Rig::with(EngineChoice::Native(native_choice(cache)), |_| {}).await)
     }
 
     /// One whose next step finds a sandbox that was made before it.
@@ -100,7 +99,9 @@ impl Rig {
     pub(super) fn fake_engine(&self) -> &Fake {
         match &self.engine {
             EngineChoice::Fake(fake) => fake,
-            EngineChoice::Docker { .. } | EngineChoice::Native(_) => panic!("this rig has real containers"),
+            EngineChoice::Docker { .. } | EngineChoice::Auto(_) | EngineChoice::Native(_) => {
+                panic!("this rig has real containers")
+            }
         }
     }
 
@@ -242,18 +243,27 @@ impl Rig {
 fn containers(engine: &EngineChoice, data: &TempDir) -> Vec<String> {
     match engine {
         EngineChoice::Fake(fake) => fake.containers(),
-        EngineChoice::Docker { .. } => {
-            let instance = DataDir::open(data.path()).unwrap().instance().to_owned();
-            let label = format!("label=bettertest.instance={instance}");
-            docker(&["ps", "-aq", "--filter", &label]).lines().map(str::to_owned).collect()
-        }
-        EngineChoice::Native(_) => {
-            let steps = std::fs::read_dir(data.path().join("worker").join("native")).unwrap();
-            let names = steps.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned());
-            // What begins with a dot waits for a step, or to be deleted.
-            names.filter(|name| !name.starts_with('.')).collect()
-        }
+        EngineChoice::Docker { .. } => in_docker(data),
+        EngineChoice::Native(_) => sandboxes(data),
+        EngineChoice::Auto(_) => [in_docker(data), sandboxes(data)].concat(),
     }
+}
+
+fn in_docker(data: &TempDir) -> Vec<String> {
+    let instance = DataDir::open(data.path()).unwrap().instance().to_owned();
+    let label = format!("label=bettertest.instance={instance}");
+    docker(&["ps", "-aq", "--filter", &label]).lines().map(str::to_owned).collect()
+}
+
+fn sandboxes(data: &TempDir) -> Vec<String> {
+    let steps = std::fs::read_dir(data.path().join("worker").join("native")).unwrap();
+    let names = steps.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned());
+    // What begins with a dot waits for a step, or to be deleted.
+    names.filter(|name| !name.starts_with('.')).collect()
+}
+
+pub(super) fn native_choice(cache: std::path::PathBuf) -> NativeChoice {
+    NativeChoice { docker_host: None, program: program(), cache, cache_bytes: 1 << 30 }
 }
 
 /// The binary that belongs to these tests: cargo builds it for the stories.

@@ -19,7 +19,7 @@ fn exited() -> StepEvent {
 fn begin(folder: &Path, cap_bytes: u64) -> Writer {
     let mut writer = open(Spool::create(folder, &spec()).unwrap(), cap_bytes);
     let (container, image_digest, engine) = ("c".to_owned(), "d".to_owned(), "e".to_owned());
-    writer.say(&StepEvent::Started { container, image_digest, engine }).unwrap();
+    writer.say(&StepEvent::Started { container, image_digest, engine, engine_why: None }).unwrap();
     writer
 }
 

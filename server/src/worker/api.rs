@@ -56,6 +56,7 @@ pub(super) async fn health(State(api): State<Api>, headers: HeaderMap) -> Respon
         why,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         engine: steps.engine().name().to_owned(),
+        engine_why: steps.engine().why().map(str::to_owned),
         slots: steps.capacity().slots,
         kept_ready: steps.engine().kept_ready(),
     };

@@ -12,6 +12,7 @@
 //!
 //! Engines decide nothing: time limits, cancelling and killing are in `life.rs`, for all of them alike.
 
+mod auto;
 mod docker;
 mod fake;
 pub(crate) mod native;
@@ -23,6 +24,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
+pub(crate) use auto::{Auto, Choice, Which};
 pub(crate) use docker::{Deadlines, Docker, DockerFacts};
 pub(crate) use fake::Fake;
 pub(crate) use native::{ARGUMENT as NATIVE_LAUNCHER, Native, Place as NativePlace, launch};
@@ -41,6 +43,7 @@ const FAIR_MEMORY_BYTES: u64 = 4 * 1024 * 1024 * 1024;
 
 #[derive(Clone)]
 pub(crate) enum Engine {
+    Auto(Auto),
     Docker(Docker),
     Native(Native),
     Fake(Fake),
@@ -118,25 +121,56 @@ pub(crate) enum Signal {
 impl Engine {
     pub(crate) fn name(&self) -> &'static str {
         match self {
+            Engine::Auto(auto) => auto.chosen().map_or("auto", |choice| choice.engine.name()),
             Engine::Docker(_) => "docker",
             Engine::Native(_) => "native",
             Engine::Fake(_) => "fake",
         }
     }
 
-    /// Its containers are still there, ended, after this machine lost its power; then so has to be what is known of them.
-    pub(crate) fn outlasts_power(&self) -> bool {
+    /// Says once and for all which engine is to have the step.
+    pub(crate) fn settle(&self, job: &Job) {
         match self {
+            Engine::Auto(auto) => auto.settle(job),
+            Engine::Docker(_) | Engine::Native(_) | Engine::Fake(_) => {}
+        }
+    }
+
+    /// The step's container is still there, ended, after this machine lost its power; then so has to be what is known
+    /// of it.
+    pub(crate) fn outlasts_power(&self, step: &StepId) -> bool {
+        match self {
+            Engine::Auto(auto) => auto.of(step).is_none_or(|choice| choice.engine == Which::Docker),
             Engine::Docker(_) => true,
             Engine::Native(_) | Engine::Fake(_) => false,
+        }
+    }
+
+    /// Why it is this one, where there was a choice.
+    pub(crate) fn why(&self) -> Option<&str> {
+        match self {
+            Engine::Auto(auto) => auto.chosen().map(|choice| choice.why.as_str()),
+            Engine::Docker(_) | Engine::Native(_) | Engine::Fake(_) => None,
+        }
+    }
+
+    /// The name of the engine that has this step, and why it is that one, where there was a choice.
+    pub(crate) fn of(&self, step: &StepId) -> (&'static str, Option<String>) {
+        match self {
+            Engine::Auto(auto) => match auto.of(step) {
+                Some(Choice { engine, why }) => (engine.name(), Some(why)),
+                None => (self.name(), None),
+            },
+            Engine::Docker(_) | Engine::Native(_) | Engine::Fake(_) => (self.name(), None),
         }
     }
 
     /// Can it run steps right now?
     pub(crate) async fn check(&self) -> Result<(), Fault> {
         match self {
+            Engine::Auto(auto) => auto.check().await,
             Engine::Docker(docker) => docker.check().await,
-            Engine::Native(native) => native.check(),
+            Engine::Native(native) => native.check().await,
             Engine::Fake(fake) => fake.check(),
         }
     }
@@ -149,6 +183,7 @@ impl Engine {
         news: &watch::Sender<Option<News>>,
     ) -> Result<String, Fault> {
         match self {
+            Engine::Auto(auto) => auto.prepare(spec, news).await,
             Engine::Docker(docker) => docker.prepare(spec, news).await,
             Engine::Native(native) => native.prepare(spec, news).await,
             Engine::Fake(fake) => fake.prepare(spec, news).await,
@@ -159,6 +194,7 @@ impl Engine {
     /// is no fault: it exits, with 127 where it is not found and 126 where it is no program, as in shells.
     pub(crate) async fn start(&self, job: &Job) -> Result<Running, Fault> {
         match self {
+            Engine::Auto(auto) => auto.start(job).await,
             Engine::Docker(docker) => docker.start(job).await,
             Engine::Native(native) => native.start(job).await,
             Engine::Fake(fake) => fake.start(job),
@@ -169,6 +205,7 @@ impl Engine {
     /// `told`: how many bytes of its output are stored. An engine that kept what came since goes on right there.
     pub(crate) async fn adopt(&self, step: &StepId, told: u64) -> Result<Option<Running>, Fault> {
         match self {
+            Engine::Auto(auto) => auto.adopt(step, told).await,
             Engine::Docker(docker) => docker.adopt(step).await,
             Engine::Native(native) => native.adopt(step, told).await,
             Engine::Fake(fake) => fake.adopt(step),
@@ -178,6 +215,7 @@ impl Engine {
     /// A container that has ended already is no fault.
     pub(crate) async fn signal(&self, step: &StepId, signal: Signal) -> Result<(), Fault> {
         match self {
+            Engine::Auto(auto) => auto.signal(step, signal).await,
             Engine::Docker(docker) => docker.signal(step, signal).await,
             Engine::Native(native) => native.signal(step, signal).await,
             Engine::Fake(fake) => fake.signal(step, signal),
@@ -187,6 +225,7 @@ impl Engine {
     /// Removes the step's container with all that belongs to it, running or not. None there is no fault.
     pub(crate) async fn remove(&self, step: &StepId) -> Result<(), Fault> {
         match self {
+            Engine::Auto(auto) => auto.remove(step).await,
             Engine::Docker(docker) => docker.remove(step).await,
             Engine::Native(native) => native.remove(step).await,
             Engine::Fake(fake) => fake.remove(step),
@@ -196,6 +235,7 @@ impl Engine {
     /// What was made ahead and waits for a step, by name.
     pub(crate) fn kept_ready(&self) -> Vec<String> {
         match self {
+            Engine::Auto(auto) => auto.kept_ready(),
             Engine::Native(native) => native.kept_ready(),
             Engine::Docker(_) | Engine::Fake(_) => Vec::new(),
         }
@@ -204,6 +244,7 @@ impl Engine {
     /// The worker ends. `nothing_runs`: no step runs on for the next one.
     pub(crate) async fn leave(&self, nothing_runs: bool) {
         match self {
+            Engine::Auto(auto) => auto.leave(nothing_runs).await,
             Engine::Native(native) => native.leave(nothing_runs).await,
             Engine::Docker(_) | Engine::Fake(_) => {}
         }
@@ -213,6 +254,7 @@ impl Engine {
     /// past its deadline. Answers with the steps that have a container afterwards.
     pub(crate) async fn sweep(&self, keep: &(dyn Fn(&str) -> bool + Sync)) -> Result<HashSet<String>, Fault> {
         match self {
+            Engine::Auto(auto) => auto.sweep(keep).await,
             Engine::Docker(docker) => docker.sweep(keep).await,
             Engine::Native(native) => native.sweep(keep).await,
             Engine::Fake(fake) => Ok(fake.sweep(keep)),

@@ -119,13 +119,14 @@ impl Life {
             deadline_s: now_s() + u64::from(self.timeout_s()) + DEADLINE_SLACK_S,
         };
         let engine = self.steps.engine();
+        engine.settle(&job);
         let mut decided = None;
         // Where there may be a container, the record has to survive whatever that survives.
         let recorded = async {
             self.pen.sync().await?;
             self.note_start().await
         };
-        let started = if engine.outlasts_power() {
+        let started = if engine.outlasts_power(&job.step) {
             recorded.await?;
             self.noting(&mut decided, engine.start(&job)).await?
         } else {
@@ -134,7 +135,7 @@ impl Life {
             started?
         };
         match (started, decided) {
-            (Ok(running), _) if running.age.is_zero() && engine.outlasts_power() => {
+            (Ok(running), _) if running.age.is_zero() && engine.outlasts_power(&job.step) => {
                 // More exactly now. Without it the time that the engine took counts as well.
                 if let Err(error) = self.note_start().await {
                     tracing::warn!(step = %self.step.id, "when it started could not be noted: {error}");
@@ -247,8 +248,9 @@ impl Life {
     }
 
     async fn say_started(&self, container: String, image_digest: String) -> io::Result<()> {
-        let engine = self.steps.engine().name().to_owned();
-        self.pen.say(StepEvent::Started { container, image_digest, engine }).await
+        let (engine, engine_why) = self.steps.engine().of(&self.step.id);
+        let engine = engine.to_owned();
+        self.pen.say(StepEvent::Started { container, image_digest, engine, engine_why }).await
     }
 
     /// From the start of the container to its end.
@@ -351,7 +353,7 @@ impl Life {
             }
             recorded
         };
-        let (recorded, removed) = if steps.engine().outlasts_power() {
+        let (recorded, removed) = if steps.engine().outlasts_power(&step.id) {
             let recorded = record.await;
             (recorded, remove().await)
         } else {

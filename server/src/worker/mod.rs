@@ -34,7 +34,7 @@ use crate::error::SetupError;
 use crate::http;
 use crate::limits;
 use crate::signals::Stop;
-use engine::{Engine, Fault, Native, NativePlace};
+use engine::{Auto, Engine, Fault, Native, NativePlace};
 use steps::{Capacity, Steps};
 
 pub(crate) use disk::room;
@@ -45,11 +45,14 @@ pub(crate) use steps::Patience;
 #[cfg(test)]
 pub(crate) use {engine::Fake, routes::DOCUMENT};
 
+/// The folder of a worker, in that of its data directory or of a local run.
+const WORKER: &str = "worker";
+
 /// What `--worker` is told by its flags.
 pub(crate) struct Options {
     pub(crate) listen: SocketAddr,
     pub(crate) slots: Option<u16>,
-    /// `docker`, `native` or `fake`.
+    /// `auto`, `docker`, `native` or `fake`.
     pub(crate) engine: String,
     pub(crate) docker_host: Option<String>,
     pub(crate) data: DataDir,
@@ -68,50 +71,53 @@ pub(crate) async fn serve(
 ) -> Result<(), SetupError> {
     let Options { listen, slots, engine, docker_host, data, max_output_bytes, spool_bytes, .. } = options;
     let (image_cache_bytes, allow_cap) = (options.image_cache_bytes, options.allow_cap);
-    let folder = data.hold("worker")?;
+    let folder = data.hold(WORKER)?;
     let token = Token::of(&data)?;
     let token_path = token.path().display().to_string();
     let mut setup = Setup::new(http::listen(listen).await?, folder, data.instance(), token);
     setup.slots = slots.map_or(setup.slots, usize::from);
     setup.engine = match engine.as_str() {
         "fake" => EngineChoice::Fake(engine::Fake::default()),
-        "native" => EngineChoice::Native(NativeChoice {
-            docker_host,
-            // Also where another version has taken its place since.
-            program: PathBuf::from("/proc/self/exe"),
-            cache: data.path().join("cache").join("images"),
-            cache_bytes: image_cache_bytes.unwrap_or(limits::IMAGE_CACHE_BYTES),
-        }),
-        _ => EngineChoice::Docker { host: docker_host },
+        named => {
+            let native = NativeChoice { docker_host, ..NativeChoice::of(data.path(), image_cache_bytes) };
+            EngineChoice::named(named, native)
+        }
     };
     setup.allow_caps = allow_cap;
     setup.max_output_bytes = max_output_bytes.unwrap_or(setup.max_output_bytes);
     setup.spool_bytes = spool_bytes.unwrap_or(setup.spool_bytes);
     let slots = setup.slots;
     let worker = Worker::begin(setup).await?;
-    if let Err(fault) = worker.steps.engine().check().await {
+    let engine = worker.steps.engine();
+    if let Err(fault) = engine.check().await {
         tracing::warn!("no steps can be run yet: {fault}");
     }
     let plural = if slots == 1 { "" } else { "s" };
+    let why = engine.why().map(|why| format!("engine: {}, for {why}\n", engine.name())).unwrap_or_default();
     ready(&format!(
-        "worker: http://{} ({engine}, {slots} step{plural} at once)\ntoken: {token_path}\n",
-        worker.address
+        "worker: http://{} ({}, {slots} step{plural} at once)\n{why}token: {token_path}\n",
+        worker.address,
+        engine.name(),
     ));
     worker.stop(told.await).await;
     Ok(())
 }
 
-/// A worker of `bettertest run`'s own, on a free port of loopback, with docker.
+/// A worker of `bettertest run`'s own, on a free port of loopback.
 pub(crate) struct PrivateWorker(Worker);
 
-/// Starts one that keeps its spools in `folder` and labels its containers with `instance`.
+/// Starts one that keeps its spools in `folder`, calls its containers after `instance`, and shares with others what
+/// lies in the data directory.
 pub(crate) async fn serve_privately(
     folder: &Path,
     instance: &str,
     token: &Token,
+    data: &DataDir,
+    engine: &str,
 ) -> Result<PrivateWorker, SetupError> {
     let listener = http::listen(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).await?;
-    let setup = Setup::new(listener, hold(&folder.join("worker"))?, instance, token.clone());
+    let mut setup = Setup::new(listener, hold(&folder.join(WORKER))?, instance, token.clone());
+    setup.engine = EngineChoice::named(engine, NativeChoice::of(data.path(), None));
     let worker = Worker::begin(setup).await?;
     // Nobody else could mend it later: without an engine there is no point in beginning.
     match worker.steps.engine().check().await {
@@ -134,10 +140,18 @@ impl PrivateWorker {
     }
 }
 
-/// Removes the containers of an instance whose process is gone.
-pub(crate) async fn sweep_instance(instance: &str) -> Result<(), SetupError> {
-    let docker = Engine::Docker(Docker::new(None, instance, 1, Vec::new(), Deadlines::default()));
-    docker.sweep(&|_| false).await.map(drop).map_err(setup_error)
+/// Removes what is left of the private worker that had this folder and instance, and whose process is gone.
+pub(crate) async fn sweep_instance(folder: &Path, instance: &str, data: &DataDir) -> Result<(), SetupError> {
+    let docker = Docker::new(None, instance, 1, Vec::new(), Deadlines::default());
+    let worker = folder.join(WORKER);
+    if Native::was_in(&worker) {
+        let choice = NativeChoice::of(data.path(), None);
+        let place = choice.place(docker.clone(), &worker, instance.to_owned(), 1, Vec::new());
+        let native = Engine::Native(Native::new(place).map_err(|error| unusable(&worker, &error))?);
+        native.sweep(&|_| false).await.map_err(setup_error)?;
+        native.leave(true).await;
+    }
+    Engine::Docker(docker).sweep(&|_| false).await.map(drop).map_err(setup_error)
 }
 
 /// What `bettertest doctor` wants to know of a Docker; the usual one where no host is named.
@@ -175,6 +189,8 @@ pub(crate) enum EngineChoice {
     Docker {
         host: Option<String>,
     },
+    /// Native where this host lets it have all of docker's walls, else docker.
+    Auto(NativeChoice),
     Native(NativeChoice),
     Fake(engine::Fake),
 }
@@ -188,6 +204,43 @@ pub(crate) struct NativeChoice {
     /// Where images are unpacked, for all workers of the data directory, and how much they may take.
     pub(crate) cache: PathBuf,
     pub(crate) cache_bytes: u64,
+}
+
+impl EngineChoice {
+    /// `auto`, `docker` or `native`.
+    fn named(name: &str, native: NativeChoice) -> EngineChoice {
+        match name {
+            "docker" => EngineChoice::Docker { host: native.docker_host },
+            "native" => EngineChoice::Native(native),
+            _ => EngineChoice::Auto(native),
+        }
+    }
+}
+
+impl NativeChoice {
+    /// With the usual Docker.
+    fn of(data: &Path, cache_bytes: Option<u64>) -> NativeChoice {
+        NativeChoice {
+            docker_host: None,
+            // Also where another version has taken its place since.
+            program: PathBuf::from("/proc/self/exe"),
+            cache: data.join("cache").join("images"),
+            cache_bytes: cache_bytes.unwrap_or(limits::IMAGE_CACHE_BYTES),
+        }
+    }
+
+    fn place(
+        self,
+        docker: Docker,
+        folder: &Path,
+        instance: String,
+        slots: usize,
+        allow_caps: Vec<String>,
+    ) -> NativePlace {
+        let NativeChoice { program, cache, cache_bytes, .. } = self;
+        let folder = folder.to_owned();
+        NativePlace { docker, folder, cache, cache_bytes, instance, slots, allow_caps, program }
+    }
 }
 
 impl Setup {
@@ -229,12 +282,18 @@ impl Worker {
             EngineChoice::Docker { host } => {
                 Engine::Docker(Docker::new(host.as_deref(), &instance, slots, allow_caps, setup.deadlines))
             }
-            EngineChoice::Native(NativeChoice { docker_host, program, cache, cache_bytes }) => {
-                let docker =
-                    Docker::new(docker_host.as_deref(), &instance, slots, Vec::new(), setup.deadlines);
-                let folder = folder.path.clone();
-                let place =
-                    NativePlace { docker, folder, cache, cache_bytes, instance, slots, allow_caps, program };
+            EngineChoice::Auto(choice) => {
+                let (host, caps) = (choice.docker_host.as_deref(), allow_caps.clone());
+                let docker = Docker::new(host, &instance, slots, caps, setup.deadlines);
+                let cache = choice.cache.clone();
+                let place = choice.place(docker.clone(), &folder.path, instance, slots, allow_caps);
+                let native = Native::new(place).map_err(unusable)?;
+                Engine::Auto(Auto::new(docker, native, &cache).map_err(unusable)?)
+            }
+            EngineChoice::Native(choice) => {
+                let host = choice.docker_host.as_deref();
+                let docker = Docker::new(host, &instance, slots, Vec::new(), setup.deadlines);
+                let place = choice.place(docker, &folder.path, instance, slots, allow_caps);
                 Engine::Native(Native::new(place).map_err(unusable)?)
             }
             EngineChoice::Fake(fake) => Engine::Fake(fake),

@@ -90,13 +90,14 @@ async fn a_run_goes_on_from_every_event() {
 
 #[tokio::test]
 async fn output_is_stored_once_however_often_the_boss_dies() {
-    let acts: Vec<String> = (0..40).map(|n| format!("flood 100000; eprint err {n}; sleep 0.05")).collect();
+    // Whole lines, so that it does not matter which step's come first.
+    let acts: Vec<String> = (0..40).map(|n| format!("flood 99000; eprint err {n}; sleep 0.05")).collect();
     let command = acts.join("; ");
     let text = "
 import threading
 class One(Stage):
     def task_a(self):
-        other = threading.Thread(target=lambda: run(WORKER, IMAGE, 'flood 50000; sleep 1; print the other'))
+        other = threading.Thread(target=lambda: run(WORKER, IMAGE, 'flood 49500; sleep 1; print the other'))
         other.start()
         run(WORKER, IMAGE, COMMAND)
         other.join()

@@ -3,7 +3,7 @@
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::io::{BufRead as _, BufReader, Read as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use crate::ci::{BINARY, Process, data_of, pipedef_of, write_pipedef};
@@ -218,13 +218,32 @@ fn a_server_that_cannot_start_is_2_in_two_lines() {
     assert!(!std::path::Path::new(&nowhere).exists(), "asking for a link made a data directory");
 }
 
-/// Containers whose step is of a run of this project.
+/// Containers whose step is of a run of this project, and sandboxes.
 pub(crate) fn ours(project: &Project) -> Vec<String> {
     let mut list = Command::new("docker");
     let listed =
         list.args(["ps", "-a", "--format", "{{.Names}} {{.Command}}", "--no-trunc"]).output().unwrap();
     let marker = project.folder.path().file_name().unwrap().to_str().unwrap().to_owned();
-    out(&listed).lines().filter(|line| line.contains(&marker)).map(str::to_owned).collect()
+    let listed = out(&listed);
+    let in_docker: Vec<String> =
+        listed.lines().filter(|line| line.contains(&marker)).map(str::to_owned).collect();
+    let local = data_of(project.folder.path()).join("local");
+    let runs: Vec<_> = below(&[local]).iter().map(|project| project.join("runs")).collect();
+    let workers: Vec<_> = below(&runs).iter().map(|run| run.join("worker/native")).collect();
+    let sandboxes = below(&workers).into_iter();
+    let sandboxes = sandboxes.filter_map(|path| path.file_name()?.to_str().map(str::to_owned));
+    let sandboxes = sandboxes.filter(|name| !name.starts_with('.')).collect();
+    [in_docker, sandboxes].concat()
+}
+
+fn below(folders: &[PathBuf]) -> Vec<PathBuf> {
+    let entries = folders.iter().flat_map(std::fs::read_dir).flatten();
+    entries.map(|entry| entry.unwrap().path()).collect()
+}
+
+/// As root both, else the one there is.
+fn engines() -> &'static [&'static str] {
+    if nix::unistd::geteuid().is_root() { &["docker", "native"] } else { &["docker"] }
 }
 
 #[test]
@@ -253,13 +272,17 @@ fn with_real_containers_the_exit_code_says_how_it_went() {
 
 #[test]
 fn an_interrupt_cancels_and_leaves_nothing_behind() {
+    engines().iter().for_each(|engine| is_interrupted(engine));
+}
+
+fn is_interrupted(engine: &str) {
     let project = Project::with_docker("");
     let marker = project.folder.path().file_name().unwrap().to_str().unwrap().to_owned();
     let text = format!(
         "class One(Stage):\n    def task_a(self):\n        run(WORKER, IMAGE, 'echo {marker}; trap \"\" TERM; sleep 300')\n"
     );
     write_pipedef(project.folder.path(), &text, "http://localhost:9");
-    let mut child = project.command(&["--json"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut child = project.command(&["--json", "--engine", engine]).stdout(Stdio::piped()).spawn().unwrap();
     let mut said = child.stdout.take().unwrap();
     let mut text = String::new();
     let mut piece = [0; 4096];
@@ -286,6 +309,10 @@ pub(crate) fn is_swept(folder: &Path) -> bool {
 /// What a killed `bettertest run` has left is gone after the next one, and its run has an end.
 #[test]
 fn the_next_run_tidies_up_after_one_that_was_killed() {
+    engines().iter().for_each(|engine| is_tidied_up(engine));
+}
+
+fn is_tidied_up(engine: &str) {
     let project = Project::with_docker("");
     let marker = project.folder.path().file_name().unwrap().to_str().unwrap().to_owned();
     let write = |command: &str| {
@@ -294,7 +321,7 @@ fn the_next_run_tidies_up_after_one_that_was_killed() {
         write_pipedef(project.folder.path(), &text, "http://localhost:9");
     };
     write(&format!("echo {marker}; sleep 300"));
-    let mut child = project.command(&["--json"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut child = project.command(&["--json", "--engine", engine]).stdout(Stdio::piped()).spawn().unwrap();
     let mut said = BufReader::new(child.stdout.take().unwrap()).lines();
     assert!(said.any(|line| line.unwrap().contains("\"started\"")), "it ended early");
     child.kill().unwrap();

@@ -490,7 +490,7 @@ async fn ended_but_not_removed_is_removed() {
 /// As after a reboot with a Docker that was wiped: the step is over at once, and nobody makes up how it ended.
 #[tokio::test]
 async fn a_container_that_went_with_the_machine_is_lost() {
-    let place = Place::new(&[]);
+    let place = Place::new(&["--engine", "docker"]);
     let worker = place.worker();
     place.post(&json!({"image": IMAGE, "command": "echo on; sleep 60", "id": "b-1"})).await;
     place.is_at("b-1", "running").await;

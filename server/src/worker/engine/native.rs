@@ -24,6 +24,7 @@ mod order;
 mod sandbox;
 pub(crate) mod seccomp;
 mod supervisor;
+mod trial;
 pub(crate) mod unpack;
 mod users;
 mod walls;
@@ -52,6 +53,9 @@ use net::Egress;
 use order::{BASE, Base, LOCK, ORDER, Order};
 
 pub(crate) use launcher::{ARGUMENT, launch};
+
+/// In a worker's own.
+const FOLDER: &str = "native";
 
 /// How long a supervisor may take to answer.
 const ANSWER: Duration = Duration::from_secs(10);
@@ -82,7 +86,7 @@ struct Inner {
     fair_memory_bytes: u64,
     capabilities: Vec<String>,
     hierarchy: Result<cgroup::Hierarchy, String>,
-    /// Why this host, or this worker, has not all of docker's walls.
+    /// Why there are not all of docker's walls.
     missing: Option<String>,
 }
 
@@ -104,7 +108,7 @@ pub(crate) struct Place {
 impl Native {
     pub(crate) fn new(place: Place) -> io::Result<Native> {
         let Place { docker, folder, cache, cache_bytes, instance, slots, allow_caps, program } = place;
-        let folder = folder.join("native");
+        let folder = folder.join(FOLDER);
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
         let mut capabilities = super::CAPABILITIES.map(str::to_owned).to_vec();
         capabilities.extend(allow_caps);
@@ -131,14 +135,39 @@ impl Native {
         })))
     }
 
-    pub(super) fn check(&self) -> Result<(), Fault> {
-        // The profile comes with dockerd, which may begin after this worker.
-        let Some(why) = self.0.missing.clone().or_else(apparmor::missing) else { return Ok(()) };
-        Err(Fault::new(
-            Reason::EngineUnavailable,
-            format!("this worker cannot make sandboxes of its own: {why}"),
-            "start it with --engine docker",
-        ))
+    /// Has a worker that had this folder made sandboxes?
+    pub(crate) fn was_in(folder: &Path) -> bool {
+        folder.join(FOLDER).exists()
+    }
+
+    pub(super) async fn check(&self) -> Result<(), Fault> {
+        if let Err(why) = self.walls() {
+            return Err(Fault::new(
+                Reason::EngineUnavailable,
+                format!("this worker cannot make sandboxes of its own: {why}"),
+                "start it with --engine docker",
+            ));
+        }
+        // All images come from there.
+        self.0.docker.check().await
+    }
+
+    /// Why this host, or this worker, has not all of docker's walls, as far as that can be told beforehand.
+    pub(super) fn walls(&self) -> Result<(), String> {
+        // AppArmor's profile comes with dockerd, which may begin after this worker.
+        self.0.missing.clone().or_else(apparmor::missing).map_or(Ok(()), Err)
+    }
+
+    /// Is the image unpacked?
+    pub(super) fn has(&self, digest: &str) -> bool {
+        self.0.images.known(digest).is_some()
+    }
+
+    pub(super) async fn unpack(&self, digest: &str, news: &watch::Sender<Option<News>>) -> Result<(), Fault> {
+        if !self.has(digest) {
+            self.make_way_for(digest).await;
+        }
+        self.0.images.ready(digest, news).await.map(drop)
     }
 
     pub(super) async fn prepare(
@@ -147,15 +176,12 @@ impl Native {
         news: &watch::Sender<Option<News>>,
     ) -> Result<String, Fault> {
         if let Some(digest) = &spec.image_digest
-            && self.0.images.known(digest).is_some()
+            && self.has(digest)
         {
             return Ok(digest.clone());
         }
         let digest = self.0.docker.prepare(spec, news).await?;
-        if self.0.images.known(&digest).is_none() {
-            self.make_way_for(&digest).await;
-        }
-        self.0.images.ready(&digest, news).await?;
+        self.unpack(&digest, news).await?;
         Ok(digest)
     }
 

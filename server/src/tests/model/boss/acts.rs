@@ -274,7 +274,7 @@ impl World {
             Said::Started => {
                 let (container, image_digest, engine) = ("c".to_owned(), "i".to_owned(), "e".to_owned());
                 let id = step.id;
-                let said = StepEvent::Started { container, image_digest, engine };
+                let said = StepEvent::Started { container, image_digest, engine, engine_why: None };
                 self.heard(case, boss, attempt, id, position, said);
             }
             Said::Ended(told) => self.ended(case, boss, attempt, f, position, told),

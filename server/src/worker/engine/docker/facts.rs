@@ -57,3 +57,68 @@ impl Docker {
         })
     }
 }
+
+/// Runtimes that build the same walls as runc does.
+const USUAL_RUNTIMES: [&str; 3] = ["runc", "crun", "io.containerd.runc.v2"];
+
+impl Docker {
+    /// What its containers have that sandboxes of our own on this host would not have, in words; None where there is
+    /// nothing. AppArmor is not looked at here: the kernel says more of it.
+    pub(in crate::worker::engine) async fn beyond_native(&self) -> Result<Option<String>, Fault> {
+        let client = self.client().await?;
+        let info = self.call(self.deadlines().look, client.info()).await;
+        let info = info.map_err(|trouble| self.fault(trouble))?;
+        let here = nix::sys::utsname::uname().ok();
+        let here = here.as_ref().and_then(|here| Some((here.nodename().to_str()?, here.release().to_str()?)));
+        let there =
+            (info.name.as_deref().unwrap_or_default(), info.kernel_version.as_deref().unwrap_or_default());
+        if here != Some(there) {
+            return Ok(Some(format!(
+                "the Docker at {} is that of another machine, {}",
+                self.0.host, there.0
+            )));
+        }
+        Ok(stronger(&info.security_options.unwrap_or_default(), info.default_runtime.as_deref()))
+    }
+}
+
+/// `options` look like `name=seccomp,profile=default`.
+fn stronger(options: &[String], runtime: Option<&str>) -> Option<String> {
+    for option in options {
+        let mut parts = option.split(',').filter_map(|part| part.split_once('='));
+        let name = parts.clone().find_map(|(key, value)| (key == "name").then_some(value));
+        let profile = parts.find_map(|(key, value)| (key == "profile").then_some(value));
+        match (name.unwrap_or(option), profile) {
+            ("seccomp", None | Some("default" | "builtin" | "unconfined")) => {}
+            ("seccomp", Some(profile)) => {
+                return Some(format!("its Docker has a seccomp profile of its own, {profile}"));
+            }
+            ("apparmor" | "cgroupns" | "no-new-privileges", _) => {}
+            (other, _) => return Some(format!("its Docker has the security option {other}")),
+        }
+    }
+    let unusual = runtime.filter(|runtime| !USUAL_RUNTIMES.contains(runtime))?;
+    Some(format!("its Docker has the runtime {unusual}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::stronger;
+
+    #[test]
+    fn what_docker_has_beyond_the_usual_walls_is_seen() {
+        let of = |options: &[&str], runtime| {
+            stronger(&options.iter().map(|option| (*option).to_owned()).collect::<Vec<_>>(), runtime)
+        };
+        assert_eq!(of(&["name=seccomp,profile=default", "name=cgroupns"], Some("runc")), None);
+        assert_eq!(of(&["name=apparmor", "name=seccomp,profile=builtin"], None), None);
+        assert_eq!(
+            of(&["name=seccomp,profile=/etc/own.json"], None).unwrap(),
+            "its Docker has a seccomp profile of its own, /etc/own.json"
+        );
+        for option in ["name=userns", "name=rootless", "name=selinux", "what nobody knows"] {
+            assert!(of(&["name=seccomp,profile=builtin", option], None).is_some(), "{option}");
+        }
+        assert!(of(&[], Some("runsc")).unwrap().contains("runsc"));
+    }
+}

@@ -48,6 +48,16 @@ pub(crate) struct Image {
     _held: fs::File,
 }
 
+impl Image {
+    /// An empty root filesystem, in this folder.
+    pub(super) fn of_nothing(folder: &Path) -> io::Result<Image> {
+        let (rootfs, lock) = (folder.join("rootfs"), folder.join("lock"));
+        fs::create_dir_all(&rootfs)?;
+        let held = fs::File::create(&lock)?;
+        Ok(Image { digest: String::new(), rootfs, lock, config: ImageConfig::default(), _held: held })
+    }
+}
+
 impl Images {
     /// Of the cache folder of a data directory, which other workers may use at the same time.
     pub(crate) fn open(docker: Docker, folder: &Path, bound_bytes: u64) -> io::Result<Images> {
