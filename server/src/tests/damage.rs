@@ -208,7 +208,7 @@ async fn what_is_read_of_a_damaged_store_is_what_was_written_or_is_refused() {
     }
     assert!(lies.is_empty(), "{} of {FLIPS}, {found} found, {noticed} noticed: {lies:#?}", lies.len());
     // Most of a store is text, and this is what SQLite does not look at.
-    assert!(found > FLIPS as usize / 20 && noticed > FLIPS as usize / 2, "{found} found, {noticed} noticed");
+    assert!(found > FLIPS as usize / 20 && noticed > FLIPS as usize / 4, "{found} found, {noticed} noticed");
 }
 
 /// What a disk cannot be made to do at will: of some run it has lost or changed just this. SQLite finds nothing wrong.
