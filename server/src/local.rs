@@ -3,6 +3,7 @@
 use common::RunKey;
 use sha2::{Digest as _, Sha256};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use crate::auth::Token;
 use crate::boss::{self, Probe, Runs, WorkerAddress, WorkerClient, Workers};
@@ -10,6 +11,9 @@ use crate::cli::{self, HowToRun, WhichRun};
 use crate::data_dir::{DataDir, Held, hold};
 use crate::error::SetupError;
 use crate::worker::{self, PrivateWorker};
+
+/// How long it may take another run to find out that a folder is of no killed one.
+const TIDYING: Duration = Duration::from_secs(10);
 
 /// Where a project has its history: a folder named by the path of the project's own.
 pub(crate) fn history_of(data: &DataDir, project: &Path) -> PathBuf {
@@ -138,7 +142,23 @@ fn local_token(how: &HowToRun, data: &DataDir) -> Result<Token, SetupError> {
 pub(crate) struct RunFolder(Held);
 
 impl RunFolder {
-    pub(crate) fn new(local: &Path, key: &RunKey) -> Result<RunFolder, SetupError> {
+    /// Of a run that is to begin, which nobody else can want.
+    pub(crate) async fn new(local: &Path, key: &RunKey) -> Result<RunFolder, SetupError> {
+        let lock = local.join("runs").join(key.as_str()).join("lock");
+        let give_up = Instant::now() + TIDYING;
+        loop {
+            match RunFolder::take(local, key) {
+                // Another run, which tidies up, found it before it was locked.
+                Err(_) if lock.exists() && Instant::now() < give_up => {
+                    tokio::time::sleep(Duration::from_millis(10)).await
+                }
+                taken => return taken,
+            }
+        }
+    }
+
+    /// Of a run that may be going on elsewhere.
+    pub(crate) fn take(local: &Path, key: &RunKey) -> Result<RunFolder, SetupError> {
         hold(&local.join("runs").join(key.as_str())).map(RunFolder)
     }
 

@@ -105,7 +105,7 @@ async fn take(
 ) -> Result<(RunFolder, RunKey), SetupError> {
     let key = state_of(runs, number, latest).await?.key.expect("a run in the store has begun");
     let lock = local.join("runs").join(key.as_str()).join("lock");
-    match RunFolder::new(local, &key) {
+    match RunFolder::take(local, &key) {
         Ok(folder) => Ok((folder, key)),
         Err(_) if lock.exists() => Err(SetupError::new(
             format!("run {number} is still running, in another process"),

@@ -50,7 +50,7 @@ async fn prepare(args: &RunArgs) -> Result<Ready, SetupError> {
     let key = RunKey::from_random(crate::auth::random_u128());
     let local = local::history_of(&data, &boss::project_of(&pipedef));
     local::sweep_abandoned(&data).await;
-    let folder = RunFolder::new(&local, &key)?;
+    let folder = RunFolder::new(&local, &key).await?;
     let (workers, private) =
         local::find_workers(how, &data, &code.addresses, folder.path(), key.as_str()).await?;
     let store = boss::open_store(&local)?;

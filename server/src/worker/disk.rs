@@ -10,6 +10,20 @@ use crate::limits;
 
 pub(crate) const HINT: &str = "make room there, and make it writable; the worker goes on by itself";
 
+/// Has the folders in this one spread over the disk, where the file system is ext4. It puts what is made in a folder near
+/// that, and for minutes does not give away again what was removed there: where a hundred folders a second come and go
+/// side by side, half of all time is spent looking for a place. Elsewhere it does nothing, and nothing is missing.
+pub(crate) fn spread(folder: &Path) {
+    let spread = || -> io::Result<()> {
+        let folder = File::open(folder)?;
+        let flags = rustix::fs::ioctl_getflags(&folder)?;
+        Ok(rustix::fs::ioctl_setflags(&folder, flags | rustix::fs::IFlags::TOPDIR)?)
+    };
+    if let Err(error) = spread() {
+        tracing::debug!("the folders in {} cannot be spread: {error}", folder.display());
+    }
+}
+
 /// What there is on the disk of a worker's folder.
 pub(crate) struct Room {
     /// What a user who is not root may use.
@@ -88,5 +102,26 @@ pub(crate) fn release_reserve(step: &Path) {
     match fs::remove_file(worker.join("reserve")) {
         Ok(()) => tracing::warn!("the disk is full: the reserve is used up for the ends of steps"),
         Err(error) => tracing::debug!("there is no reserve to release: {error}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::fs::IFlags;
+
+    #[test]
+    fn folders_are_spread_where_the_disk_can() {
+        let folder = tempfile::tempdir().unwrap();
+        spread(folder.path());
+        let flags = |folder: &Path| rustix::fs::ioctl_getflags(File::open(folder).unwrap());
+        let Ok(found) = flags(folder.path()) else { return };
+        // The magic number of ext4, as statfs(2) has it.
+        let is_ext4 = rustix::fs::statfs(folder.path()).unwrap().f_type as u64 == 0xef53;
+        assert_eq!(found.contains(IFlags::TOPDIR), is_ext4);
+        // Not what is made in it: that belongs together.
+        let step = folder.path().join("step");
+        fs::create_dir(&step).unwrap();
+        assert!(!flags(&step).unwrap().contains(IFlags::TOPDIR));
     }
 }

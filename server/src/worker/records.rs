@@ -34,6 +34,7 @@ impl Records {
     pub(crate) fn open(worker: &Path, bound_bytes: u64) -> io::Result<Records> {
         let folder = worker.join("steps");
         fs::create_dir_all(&folder)?;
+        disk::spread(&folder);
         let forgotten = Forgotten::open(&worker.join("forgotten"))?;
         let meter = Arc::new(Meter::default());
         let records = Records { worker: worker.to_owned(), folder, forgotten, meter, bound_bytes };

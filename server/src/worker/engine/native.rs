@@ -43,6 +43,7 @@ use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
 use super::{Docker, Fault, Job, News, Running, Signal, fair_memory_bytes};
+use crate::worker::disk;
 use ahead::Ahead;
 use files::SHM_BYTES;
 use helper::Helper;
@@ -110,6 +111,7 @@ impl Native {
         let Place { docker, folder, cache, cache_bytes, instance, slots, allow_caps, program } = place;
         let folder = folder.join(FOLDER);
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
+        disk::spread(&folder);
         let mut capabilities = super::CAPABILITIES.map(str::to_owned).to_vec();
         capabilities.extend(allow_caps);
         let hierarchy = cgroup::Hierarchy::of_this_host().map_err(|error| error.to_string());
