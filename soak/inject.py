@@ -15,7 +15,7 @@ from typing import Callable, List, Optional, Tuple
 
 from faults import AWAY, BOSS, DAEMON, FULL, GONE_S, LOST, NOTHING, WEIGHTS, Fault, schedule
 from lab import Lab, Part
-from plan import DOCKER, FAKE, SECOND
+from plan import DOCKER, FAKE, NATIVE, SECOND
 from proxy import DOWN, SLOW, STALLS, UP
 from watch import LABEL, Watch, children_of
 
@@ -119,7 +119,8 @@ class Injector:
 
     def worker_kill(self, chance: random.Random, fault: Fault) -> None:
         part = self.lab.workers[self._worker(chance, fault)]
-        fault.gaps = True
+        # What a sandbox prints while nobody listens is kept.
+        fault.gaps = fault.target != NATIVE
         down = chance.choice((0.0, 1.0, 4.0))
         fault.detail = f"down {down:.1f} s"
         part.kill()

@@ -23,12 +23,14 @@ from typing import Any, Dict, List, Optional, Tuple
 
 from disk import SmallDisk
 from pipedef import IMAGE
-from plan import DOCKER, FAKE, OWN, SECOND
+from plan import DOCKER, FAKE, NATIVE, OWN, SECOND
 from proxy import Proxy
 
 HERE = Path(__file__).resolve().parent
 BINARY = HERE.parent / "target/release/bettertest"
-SLOTS = {DOCKER: 3, FAKE: 4, SECOND: 2}
+SLOTS = {DOCKER: 3, FAKE: 4, NATIVE: 3, SECOND: 2}
+#: By the name of a worker; local runs choose themselves.
+ENGINES = {DOCKER: "docker", FAKE: "fake", NATIVE: "native", SECOND: "docker"}
 START_S = 60.0
 
 
@@ -221,8 +223,11 @@ class Lab:
         # Taken, but nothing listens there: a local run that names it has to bring its own worker.
         self.nobody = bound()
         self.addresses: Dict[str, str] = {OWN: f"http://127.0.0.1:{self.nobody.getsockname()[1]}"}
-        for name in (DOCKER, FAKE) + ((SECOND,) if self.daemon else ()):
-            self.add_worker(name, name == FAKE)
+        if os.geteuid() != 0:
+            self.skipped["native"] = "only root can make sandboxes"
+        for name in (DOCKER, FAKE, NATIVE, SECOND):
+            if (name != SECOND or self.daemon) and name not in self.skipped:
+                self.add_worker(name, name == FAKE)
         data = self.data_dir("boss", True)
         self.boss_port = free_port()
         self.boss = self.part("boss", "--boss", "--pipedef", str(self.pipedef), "--listen",
@@ -233,7 +238,7 @@ class Lab:
         port = free_port()
         options = ["--worker", "--listen", f"127.0.0.1:{port}", "--slots", str(SLOTS[name])]
         options += ["--data-dir", str(self.data_dir(name, small))]
-        options += ["--engine", "fake"] if name == FAKE else []
+        options += ["--engine", ENGINES[name]]
         options += ["--docker-host", self.daemon.socket] if name == SECOND and self.daemon else []
         self.workers[name] = self.part(name, *options)
         self.proxies[name] = Proxy(port)

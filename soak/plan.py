@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Dict, List, Optional, Tuple
 
 #: Engines of workers. `own` has no worker: a local run brings one.
-DOCKER, FAKE, SECOND, OWN = "docker", "fake", "second", "own"
+DOCKER, FAKE, NATIVE, SECOND, OWN = "docker", "fake", "native", "second", "own"
 
 FOREVER_S = 60
 

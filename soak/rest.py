@@ -103,8 +103,10 @@ def once(watch: Watch, seen: List[RunSeen], say: Say) -> None:
 
 
 def containers(lab: Lab, instances: Set[str]) -> List[str]:
-    """Every container, network and volume of ours that there is, on every daemon."""
-    found = []
+    """Every container, network and volume of ours that there is, on every daemon; and every sandbox of a step."""
+    places = [*lab.folder.glob("data-*/worker/native/*"), *lab.folder.glob("data-*/local/*/runs/*/worker/native/*")]
+    # What begins with a dot waits for a step, or to be deleted.
+    found = [f"sandbox {place}" for place in places if not place.name.startswith(".")]
     ways = [["docker"]]
     if lab.daemon is not None and lab.daemon.alive():
         ways.append(lab.daemon.docker())
