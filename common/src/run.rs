@@ -463,6 +463,12 @@ impl RunState {
         self.stages.iter().flat_map(|stage| &stage.tasks)
     }
 
+    /// Where a task stands among `tasks`.
+    pub fn place(&self, id: &TaskId) -> Option<usize> {
+        let (stage, task) = *self.places.get(id)?;
+        Some(self.stages[..stage].iter().map(|stage| stage.tasks.len()).sum::<usize>() + task)
+    }
+
     pub fn task(&self, id: &TaskId) -> Option<&TaskRun> {
         self.places.get(id).map(|place| self.task_at(*place))
     }

@@ -476,26 +476,23 @@ fn read_spec(spec: serde_json::Value) -> Result<StepSpec, Problem> {
 impl Run {
     /// The output is made before the attempt is told of, so that whoever hears of it finds it.
     async fn begin_attempt(&self, task: &TaskId) -> Begin {
-        let left = |state: &RunState| {
+        let begun = |state: &RunState| {
             let known = state.task(task)?;
-            match known.attempts.last() {
-                Some(last) if known.state == TaskState::Running => Some(Box::new(last.clone())),
-                Some(_) | None => None,
+            let left = known.attempts.last().filter(|_| known.state == TaskState::Running);
+            Some((state.place(task)?, known.attempts.len() as u32 + 1, left.cloned().map(Box::new)))
+        };
+        match self.log.look(begun).await {
+            Some((_, _, Some(before))) => {
+                let reopened = self.reopened.lock().expect("no panic under this lock").remove(task);
+                let output =
+                    reopened.unwrap_or_else(|| Err(std::io::Error::other("its output was not reopened")));
+                Begin::Again { before, output }
             }
-        };
-        if let Some(before) = self.log.look(left).await {
-            let reopened = self.reopened.lock().expect("no panic under this lock").remove(task);
-            let output =
-                reopened.unwrap_or_else(|| Err(std::io::Error::other("its output was not reopened")));
-            return Begin::Again { before, output };
+            Some((place, number, None)) => {
+                let output = OutputId { run: self.number, task: place, attempt: number };
+                Begin::Fresh { number, output: self.all.outputs.create(output) }
+            }
+            None => Begin::Fresh { number: 1, output: Err(std::io::Error::other("an unknown task")) },
         }
-        let attempts = |state: &RunState| state.task(task).map_or(0, |task| task.attempts.len());
-        let number = self.log.look(attempts).await as u32 + 1;
-        let place = self.log.look(|state| state.tasks().position(|known| known.id == *task)).await;
-        let output = match place {
-            Some(task) => self.all.outputs.create(OutputId { run: self.number, task, attempt: number }),
-            None => Err(std::io::Error::other("an unknown task")),
-        };
-        Begin::Fresh { number, output }
     }
 }
