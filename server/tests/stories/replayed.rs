@@ -302,6 +302,8 @@ async fn two_bosses_on_one_worker_come_to_what_the_model_says() {
     let shared = one.worker.base.clone();
     let line = format!("{shared:?} = {:?}\n", one.token);
     std::fs::write(data_of(two.folder.path()).join("workers.toml"), line).expect("the folder is writable");
+    // A boss reads it when it begins.
+    two.kill_boss();
     let head = format!("WORKER = {shared:?}\n");
     for case in cases(2000).take(4) {
         let (first, second) =
