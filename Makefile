@@ -6,13 +6,16 @@
 #
 # Each sets up what is missing on this machine first and says so; setup/ holds the steps, .tools/ what they made.
 SHELL := /bin/bash
-.DEFAULT_GOAL := build
+.DEFAULT_GOAL := all
 MUSL := $(shell uname -m)-unknown-linux-musl
-.PHONY: build static page demo bench soak test clean
+.PHONY: all build static page demo bench soak test clean
 
 page:
 	@setup/web.sh
 	@setup/page.sh
+
+all: build
+	@echo "made target/release/bettertest; now: sudo install target/release/bettertest /usr/local/bin/"
 
 build: page
 	@echo "building target/release/bettertest"
