@@ -118,7 +118,8 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "N", requires = "worker", value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) slots: Option<u16>,
     /// What makes the containers: docker, native (sandboxes of our own from docker's images, for root), auto (native
-    /// where it has all of docker's walls, else docker), or fake (scripted by the command text, for tests)
+    /// where it has all of docker's walls and the image is used often, else docker), or fake (scripted by the command
+    /// text, for tests)
     #[arg(long, value_name = "E", requires = "worker", default_value = AUTO, value_parser = [AUTO, "docker", "native", "fake"])]
     pub(crate) engine: String,
     /// Where Docker listens, such as unix:///var/run/docker.sock or http://127.0.0.1:2375
@@ -228,7 +229,7 @@ pub(crate) struct HowToRun {
     #[arg(long, value_name = "URL")]
     pub(crate) worker: Option<String>,
     /// What makes the containers where no worker listens: docker, native (sandboxes of our own from docker's images,
-    /// for root), or auto (native where it has all of docker's walls, else docker)
+    /// for root), or auto (native where it has all of docker's walls and the image is used often, else docker)
     #[arg(long, value_name = "E", default_value = AUTO, value_parser = [AUTO, "docker", "native"])]
     pub(crate) engine: String,
     /// Where data is kept [default: ~/.local/share/bettertest, of root /var/lib/bettertest]

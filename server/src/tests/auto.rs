@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 
 use super::native::is_root;
 use super::rig::{IMAGE, Rig, Told, docker, native_choice};
-use crate::worker::{EngineChoice, Patience};
+use crate::worker::{EngineChoice, NativeChoice, Patience};
 
 /// On a data directory of its own, so that nothing is unpacked yet.
 async fn rig(change: impl FnOnce(&mut crate::worker::Setup)) -> Rig {
@@ -129,4 +129,20 @@ async fn what_an_earlier_worker_began_ends_in_the_engine_that_has_it() {
         assert_eq!(next.containers(), Vec::<String>::new(), "{before}");
         next.finish().await;
     }
+}
+
+/// Its sandbox needs no Docker, and its end is not to be lost for want of one.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_runs_natively_is_adopted_while_docker_is_away() {
+    let Some(first) = Rig::native().await else { return };
+    first.start("a-1", "echo one; sleep 2; echo two; exit 6").await;
+    first.until("a-1", |event| matches!(event, StepEvent::Output { .. })).await;
+    let (data, _) = first.hand_over().await;
+    let nowhere = format!("unix://{}/no.sock", data.path().display());
+    let choice = native_choice(data.path().join("cache").join("images"));
+    let engine = EngineChoice::Auto(NativeChoice { docker_host: Some(nowhere), ..choice });
+    let next = Rig::on(data, engine, |_| {}).await;
+    let told = next.events("a-1", 0).await;
+    assert_eq!((told.stdout().as_str(), told.end().exit_code), ("one\ntwo\n", Some(6)));
+    next.finish().await;
 }

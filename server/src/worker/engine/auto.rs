@@ -209,10 +209,9 @@ impl Auto {
         }
     }
 
-    /// Whatever engine its worker had.
+    /// Whatever engine its worker had; also where Docker is away, and nothing was chosen yet.
     pub(super) async fn adopt(&self, step: &StepId, told: u64) -> Result<Option<Running>, Fault> {
         let why = "an earlier worker had begun it there";
-        self.choice().await?;
         let (found, choice) = match self.0.native.adopt(step, told).await? {
             Some(running) => (Some(running), Choice::native(why)),
             None => (self.0.docker.adopt(step).await?, Choice::docker(why)),
@@ -248,9 +247,10 @@ impl Auto {
 
     pub(super) async fn leave(&self, nothing_runs: bool) {
         self.0.leaving.cancel();
-        match self.chosen().map(|choice| choice.engine) {
-            Some(Which::Native) => self.0.native.leave(nothing_runs).await,
-            Some(Which::Docker) | None => {}
+        let is_dockers = self.chosen().is_some_and(|choice| choice.engine == Which::Docker);
+        // An earlier worker may have made what this one never came to use.
+        if !is_dockers && self.0.native.walls().is_ok() {
+            self.0.native.leave(nothing_runs).await;
         }
     }
 
