@@ -3,6 +3,7 @@
 
 use common::StepEvent;
 use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 use std::fs;
 use std::path::Path;
@@ -48,6 +49,11 @@ fn groups(instance: &str) -> Vec<String> {
     let entries = folders.filter_map(|folder| fs::read_dir(folder).ok()).flatten().map(Result::unwrap);
     let inner = entries.filter(|entry| entry.file_type().unwrap().is_dir());
     inner.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+}
+
+fn is_dead(process: Pid) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat"));
+    stat.map_or(true, |stat| stat.rsplit(") ").next().unwrap().starts_with(['Z', 'X']))
 }
 
 async fn until(what: &str, is: impl Fn() -> bool) {
@@ -115,7 +121,10 @@ async fn one_that_died_while_it_waited_is_not_used() {
         for lock in &locks {
             // The launcher, from which they were forked, lets go of it soon as well.
             until("both have the lock, and nobody else", || holders(lock).len() == 2).await;
-            kill(holders(lock)[which], Signal::SIGKILL).unwrap();
+            let process = holders(lock)[which];
+            kill(process, Signal::SIGKILL).unwrap();
+            // Dying takes a while. What dies only after its step was given to it is another case: that one may have begun.
+            until("it is dead", || is_dead(process)).await;
         }
         let told = rig.run(quiet("exit 7")).await;
         assert_eq!((told.verdict(), told.end().exit_code), ("command_failed", Some(7)));
