@@ -82,7 +82,7 @@ pub(crate) async fn serve(
     let note = held.path.join("address");
     std::fs::write(&note, format!("{}\n", sessions::reachable(address)))
         .map_err(|error| crate::data_dir::unusable(&note, &error))?;
-    tokio::spawn(runs.clone().keep_house(keep));
+    let house = tokio::spawn(runs.clone().keep_house(keep));
     ready(&sessions.new_link());
     let streams_end = CancellationToken::new();
     let api = api::Api { runs: runs.clone(), sessions, examine, stop: streams_end.clone() };
@@ -92,6 +92,8 @@ pub(crate) async fn serve(
     streams_end.cancel();
     let served = server.await;
     runs.hand_over().await;
+    // It may just have measured what a run takes, and would write that after the last look at the store.
+    joined(house.await).await;
     if let Err(error) = store.settle().await {
         tracing::warn!("the store is looked through at the next start: {error}");
     }

@@ -43,7 +43,7 @@ enum KeepError {
 
 impl Runs {
     /// Keeps the history within its limits: now, whenever a run has ended, and now and then. Returns when what
-    /// happens is for the next boss.
+    /// happens is for the next boss, and what this one had begun is done.
     pub(crate) async fn keep_house(self, keep: Keep) {
         let mut changes = self.changes();
         let mut first = true;
@@ -62,16 +62,20 @@ impl Runs {
 }
 
 impl All {
-    /// Removes what is beyond the limits; with `strays`, also output that no run has.
+    /// Removes what is beyond the limits, one run after the other for as long as this boss is not to end; with `strays`,
+    /// also output that no run has.
     async fn remove_old(&self, keep: Keep, strays: bool) -> Result<(), KeepError> {
         for run in self.store.being_removed().await? {
+            if self.frozen.is_cancelled() {
+                return Ok(());
+            }
             self.remove(run).await?;
         }
         if strays {
             self.remove_strays().await?;
         }
         self.measure().await?;
-        loop {
+        while !self.frozen.is_cancelled() {
             let held = self.store.holding().await?;
             let Some((oldest, ended_at_ms)) = held.oldest else { return Ok(()) };
             let age = Duration::from_millis(now_ms().saturating_sub(ended_at_ms));
@@ -84,6 +88,7 @@ impl All {
                 self.changes.send_replace(());
             }
         }
+        Ok(())
     }
 
     async fn remove(&self, run: RunNumber) -> Result<(), KeepError> {
@@ -111,6 +116,9 @@ impl All {
                 return Ok(());
             }
             for run in unmeasured {
+                if self.frozen.is_cancelled() {
+                    return Ok(());
+                }
                 let output_bytes = self.on_disk(move |outputs| outputs.size_bytes(run)).await?;
                 self.store.measured(run, output_bytes).await?;
             }
