@@ -2,13 +2,14 @@
 # make static  the same for any Linux, whatever its libc: target/static/bettertest
 # make demo    a real project's tests in containers, followed here and on the page
 # make bench   what a step costs, against docker run
+# make base-images  what Dockerfiles of `bettertest init` build upon, where no image registry is reached
 # make test    every check and every test, in a real Docker daemon and a real browser
 #
 # Each sets up what is missing on this machine first and says so; setup/ holds the steps, .tools/ what they made.
 SHELL := /bin/bash
 .DEFAULT_GOAL := all
 MUSL := $(shell uname -m)-unknown-linux-musl
-.PHONY: all build static page demo bench soak test clean
+.PHONY: all build static page demo bench soak base-images test clean
 
 page:
 	@setup/web.sh
@@ -42,6 +43,10 @@ soak: build
 	@setup/docker.sh
 	@setup/test-image.sh
 	@python3 -B soak/soak.py $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED))
+
+base-images:
+	@setup/docker.sh
+	@setup/base-images.sh
 
 test:
 	@./check.sh

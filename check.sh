@@ -33,6 +33,7 @@ python() {
 }
 
 phase "what the machine needs" machine
+phase "base images" setup/base-images.sh
 phase "format" format
 phase "page and binary" build
 phase "python: types and tests" python
