@@ -5,6 +5,7 @@
 //! * a **pipeline** has **stages**, which run one after another; a stage has **tasks**, which run at once;
 //! * a task asks for **steps**: one command in one fresh container each, executed by a **worker**;
 //! * a **run** is one execution of a pipeline; an **attempt** is one execution of a task within a run;
+//! * a **source** is a snapshot of the user's files under test: a **tree**, whose files are **blobs**;
 //! * an attempt ends in one **verdict**: an **outcome**, and unless it passed, a **reason** from a closed list;
 //! * an **event** is one fact in a run's log, and **seq** is its position there.
 //!
@@ -17,6 +18,7 @@ mod names;
 mod output;
 mod pipeline;
 mod run;
+mod source;
 mod spec;
 mod step;
 mod verdict;
@@ -33,6 +35,9 @@ pub use pipeline::{Pipeline, Stage, Task};
 pub use run::{
     Attempt, AttemptEnd, IllegalTransition, Phase, RunEvent, RunFact, RunState, StageRun, StartedBy, StepRun,
     StepState, TaskRun, TaskState,
+};
+pub use source::{
+    BadManifest, BlobId, BlobsStored, Entry, EntryMode, Manifest, MissingBlobs, SourceAt, TreeId,
 };
 pub use spec::{Command, Network, SpecProblem, StepSpec};
 pub use step::{StepEnd, StepEvent};

@@ -5,7 +5,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
 
-use crate::StepId;
+use crate::{SourceAt, StepId};
 
 /// A field left out means "the worker's default"; a field unknown to us is refused by name.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -55,6 +55,9 @@ pub struct StepSpec {
     /// Run the command through the image's ENTRYPOINT instead of replacing it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub entrypoint: bool,
+    /// Files that lie over the image's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<Box<SourceAt>>,
 }
 
 /// A string runs by `/bin/sh -c`, a list is executed as it is.
@@ -126,6 +129,7 @@ impl StepSpec {
             network: Network::default(),
             output_cap_bytes: None,
             entrypoint: false,
+            source: None,
         }
     }
 
@@ -191,7 +195,7 @@ impl StepSpec {
         if self.shm_bytes.is_some_and(|bytes| bytes < 4096 || bytes > i64::MAX as u64) {
             return problem("shm_bytes", "has to be at least 4096");
         }
-        Ok(())
+        self.source.as_ref().map_or(Ok(()), |source| source.check())
     }
 }
 

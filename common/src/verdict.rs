@@ -81,6 +81,8 @@ reasons! {
     ImageNotFound = "image_not_found" => Errored,
     /// The name of the image meant another one in the middle of a run.
     ImageChanged = "image_changed" => Errored,
+    /// The worker does not have the source that a step is to run on.
+    UnknownTree = "unknown_tree" => Errored,
     PullDenied = "pull_denied" => Errored,
     PullTimeout = "pull_timeout" => Errored,
     PullFailed = "pull_failed" => Errored,

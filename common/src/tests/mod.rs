@@ -1,3 +1,4 @@
 mod again;
 mod machine;
+mod source;
 mod wire;

@@ -40,6 +40,8 @@ fn samples_read_and_write_the_same() {
     same_both_ways::<WorkerView>("worker_view_");
     same_both_ways::<OnlyTasks>("only_tasks");
     same_both_ways::<Checkup>("checkup");
+    same_both_ways::<MissingBlobs>("missing_blobs");
+    same_both_ways::<BlobsStored>("blobs_stored");
 }
 
 #[test]
@@ -123,6 +125,13 @@ fn refusals_name_the_field() {
     assert_eq!(spec(&|s| s.timeout_s = Some(0)), Err("timeout_s"));
     assert_eq!(spec(&|s| s.cpus = Some(f64::NAN)), Err("cpus"));
     assert_eq!(spec(&|s| s.workdir = Some("relative".to_owned())), Err("workdir"));
+    let source = |at: &str| Some(Box::new(SourceAt { tree: TreeId::of(b""), at: at.to_owned() }));
+    assert_eq!(spec(&|s| s.source = source("/app")), Ok(()));
+    assert_eq!(spec(&|s| s.source = source("app")), Err("source"));
+    assert!(
+        refused(r#"{"image":"a","command":"b","source":{"tree":"0","at":"/app"}}"#)
+            .contains("a tree id is 64")
+    );
 }
 
 #[test]
@@ -150,14 +159,17 @@ fn a_step_id_depends_on_what_was_asked_and_on_nothing_else() {
     assert_eq!(step_id(&key, &task, 1, "http://a:9009", &pinned, 0), id);
     let mut other = spec.clone();
     other.timeout_s = Some(1);
+    let mut on_source = spec.clone();
+    on_source.source = Some(Box::new(SourceAt { tree: TreeId::of(b""), at: "/app".to_owned() }));
     let others = [
         step_id(&RunKey::from_random(8), &task, 1, "http://a:9009", &spec, 0),
         step_id(&key, &TaskId::new("TestUnit", "views"), 1, "http://a:9009", &spec, 0),
         step_id(&key, &task, 2, "http://a:9009", &spec, 0),
         step_id(&key, &task, 1, "http://b:9009", &spec, 0),
         step_id(&key, &task, 1, "http://a:9009", &other, 0),
+        step_id(&key, &task, 1, "http://a:9009", &on_source, 0),
         step_id(&key, &task, 1, "http://a:9009", &spec, 1),
     ];
     assert!(!others.contains(&id));
-    assert_eq!(BTreeSet::from(others).len(), 6);
+    assert_eq!(BTreeSet::from(others).len(), 7);
 }

@@ -38,6 +38,21 @@ async fn only_the_token_opens_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_source_that_is_not_there_is_no_step() {
+    let rig = Rig::fake().await;
+    let tree = "2".repeat(64);
+    let spec =
+        json!({"image": IMAGE, "command": "true", "id": "x-1", "source": {"tree": tree, "at": "/app"}});
+    let answer = rig.post(&spec).await;
+    assert_eq!(answer.status(), StatusCode::CONFLICT);
+    let problem: Value = answer.json().await.unwrap();
+    assert_eq!(problem["reason"], "unknown_tree");
+    assert_eq!(problem["error"], format!("this worker does not have the tree {tree}"));
+    assert_eq!(rig.fake_engine().started(), 0);
+    rig.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn health_needs_no_token() {
     let rig = Rig::fake().await;
     let answer = rig.bare().get(rig.url("/health")).send().await.unwrap();

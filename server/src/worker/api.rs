@@ -247,6 +247,10 @@ fn refusal(not_taken: NotTaken) -> Refusal {
         ),
         NotTaken::OtherSpec(_) => refuse(StatusCode::CONFLICT, "give another command another id"),
         NotTaken::Forgotten(_) => refuse(StatusCode::GONE, "choose a new id to run it once more"),
+        NotTaken::UnknownTree(_) => {
+            refuse(StatusCode::CONFLICT, "send it once more, beginning with POST /sources/missing")
+                .because(Reason::UnknownTree)
+        }
         NotTaken::EngineDown(fault) => {
             let hint = fault.hint.as_deref().unwrap_or("try again");
             refuse(StatusCode::SERVICE_UNAVAILABLE, hint).because(fault.reason)

@@ -3,7 +3,7 @@
 //! A step's id is all that anybody needs to know of it. The same id with the same request is the same step, for
 //! as long as its record lives. How a step runs and ends is in `life.rs`; what was said of it, in `spool.rs`.
 
-use common::{Reason, StepEvent, StepId, StepSpec, StepView};
+use common::{Reason, StepEvent, StepId, StepSpec, StepView, TreeId};
 use std::collections::HashMap;
 use std::io;
 use std::path::Path;
@@ -69,6 +69,8 @@ pub(crate) enum NotTaken {
     OtherSpec(StepId),
     #[error("step {0} is over and forgotten")]
     Forgotten(StepId),
+    #[error("this worker does not have the tree {0}")]
+    UnknownTree(TreeId),
     #[error("{0}")]
     EngineDown(Fault),
     #[error("this worker is stopping")]
@@ -173,6 +175,9 @@ impl Steps {
         }
         if self.0.draining.is_cancelled() {
             return Err(NotTaken::Draining);
+        }
+        if let Some(source) = &spec.source {
+            return Err(NotTaken::UnknownTree(source.tree.clone()));
         }
         self.0.engine.check().await.map_err(NotTaken::EngineDown)?;
         let steps = self.clone();
