@@ -7,6 +7,7 @@
 //! * a **run** is one execution of a pipeline; an **attempt** is one execution of a task within a run;
 //! * a **source** is a snapshot of the user's files under test: a **tree**, whose files are **blobs**;
 //! * an attempt ends in one **verdict**: an **outcome**, and unless it passed, a **reason** from a closed list;
+//! * a **test** is one of what a runner (pytest, cargo, node) ran within an attempt, as told by its output;
 //! * an **event** is one fact in a run's log, and **seq** is its position there.
 //!
 //! Nothing in here reads a clock, a file or the network, and all of it builds for wasm.
@@ -21,6 +22,7 @@ mod run;
 mod source;
 mod spec;
 mod step;
+mod test;
 mod verdict;
 mod words;
 
@@ -41,6 +43,7 @@ pub use source::{
 };
 pub use spec::{Command, Network, SpecProblem, StepSpec};
 pub use step::{StepEnd, StepEvent};
+pub use test::{TestCounts, TestOutcome, TestResult};
 pub use verdict::{Outcome, Reason, SkipReason, Verdict};
 pub use words::{duration, headline, passed_again, task_words};
 
