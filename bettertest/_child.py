@@ -52,6 +52,8 @@ def _stay(control: _channel.Channel, texts: _source.Texts) -> None:
     if why is not None:
         answer["unforkable"] = why
     control.say(answer)
+    # A fork is the slower the more there is to be shared with it.
+    del answer
     if module is None or why is not None:
         return
     texts.store()
@@ -146,7 +148,7 @@ def _method(module: str, stage: str, task: str) -> Any:
 
     for cls, _ in _stage.declared():
         if cls.__module__ == module and cls.__name__ == stage:
-            found = _tasks.of(cls).get(f"task_{task}")
+            found = _tasks.one(cls, f"task_{task}")
             if found is not None:
                 return _tasks.bound(cls, found)
     raise _problem.Refusal(

@@ -33,6 +33,14 @@ def of(stage: type) -> dict[str, Any]:
     return found
 
 
+def one(stage: type, name: str) -> Any:
+    """That of this name; None where there is none. It touches no other: in a fork, each touched is a page copied."""
+    found = None
+    for cls in reversed(stage.__mro__):
+        found = vars(cls).get(name, found)
+    return found
+
+
 def bound(stage: type[Stage], attribute: Any) -> Callable[[], object]:
     """The task as something to call without arguments."""
     if isinstance(attribute, classmethod):

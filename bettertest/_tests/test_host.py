@@ -47,6 +47,20 @@ def test_the_pipedef_is_executed_once_and_what_a_task_changes_no_other_sees(tmp_
         assert running.end() == 0
 
 
+def test_what_a_fork_costs_does_not_grow_with_the_number_of_tasks(tmp_path: Path) -> None:
+    def copied(count: int) -> int:
+        """How many pages the kernel gives a task of its own, of those that it shares with the host at first."""
+        ask = "import resource; ask(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)"
+        tasks = "".join(f"    def task_{number}(self): {ask}\n" for number in range(count))
+        pipedef = write(tmp_path, {"pipedef.py": f"{HEAD}class T(Stage):\n{tasks}"})
+        with host(pipedef) as running:
+            return int(running.fork(f"T.{count - 1}").asked())
+
+    few, many = copied(10), copied(5000)
+    # To look at each of its names alone would copy hundreds.
+    assert many < few + 150, (few, many)
+
+
 def test_a_task_has_its_own_group_and_descriptors(tmp_path: Path) -> None:
     body = (
         "here = {fd for fd in range(100) if os.path.exists(f'/proc/self/fd/{fd}')}\n"
