@@ -280,6 +280,20 @@ async fn pruned_output_is_a_gap_and_all_else_stays() {
     assert_eq!(last.unwrap().unwrap(), exited());
 }
 
+#[tokio::test]
+async fn what_memory_has_let_go_is_read_from_the_disk() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path().join("s");
+    let mut writer = begin(&folder, 1_000_000);
+    writer.output(Stream::Stdout, &[b'x'; 500_000]);
+    writer.end(&exited(), || {}).unwrap().publish();
+    let spool = Spool::ended(&folder).unwrap().unwrap();
+    let from_memory = read_from(&spool, 0).await;
+    let file = std::fs::File::open(folder.join("events")).unwrap();
+    rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+    assert_eq!(read_from(&spool, 0).await, from_memory);
+}
+
 #[test]
 fn a_full_disk_loses_output_but_no_end_and_no_count() {
     if !nix::unistd::Uid::effective().is_root() {

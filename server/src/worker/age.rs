@@ -6,8 +6,8 @@
 
 use nix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Write as _};
 use std::path::Path;
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -41,9 +41,18 @@ impl Moment {
 
 /// Notes that the step of this folder starts now. Not synced: what it says is void after a loss of power.
 pub(crate) fn note_start(step: &Path) -> io::Result<()> {
-    let draft = step.join("began.draft");
-    fs::write(&draft, serde_json::to_vec(&Moment::now()?).expect("a moment is words and numbers"))?;
-    fs::rename(draft, step.join("began"))
+    let (now, path) =
+        (serde_json::to_vec(&Moment::now()?).expect("a moment is words and numbers"), step.join("began"));
+    match File::create_new(&path) {
+        Ok(mut file) => file.write_all(&now),
+        // What was noted before is better than half of what is noted now.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            let draft = step.join("began.draft");
+            fs::write(&draft, &now)?;
+            fs::rename(draft, path)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// How long a container has run that an earlier worker started. `told`: what its engine says, by the wall clock.

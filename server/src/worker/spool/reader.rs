@@ -90,8 +90,14 @@ impl Reader {
     pub(crate) async fn next(&mut self) -> io::Result<Option<Lines>> {
         let Some(until) = self.wait().await else { return Ok(None) };
         let (spool, from) = (self.spool.clone(), self.at);
-        let read = move || spool.read(from, until);
-        let lines = tokio::task::spawn_blocking(read).await.map_err(io::Error::other)??;
+        let lines = match spool.read(from, until, Source::Memory) {
+            Ok(lines) => lines,
+            // It may take its time, and if there is something wrong it says what.
+            Err(_) => {
+                let read = move || spool.read(from, until, Source::Disk);
+                tokio::task::spawn_blocking(read).await.map_err(io::Error::other)??
+            }
+        };
         self.at = lines.end();
         Ok(Some(lines))
     }
@@ -110,14 +116,33 @@ impl Reader {
     }
 }
 
+/// Where to read. What was just written is in memory still, and another thread would cost more than reading it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Source {
+    Memory,
+    Disk,
+}
+
 impl Opened {
-    fn read(&self, from: u64, until: u64) -> io::Result<Lines> {
+    fn fill(&self, room: &mut [u8], at: u64, source: Source) -> io::Result<()> {
+        match source {
+            Source::Memory => {
+                let wanted = room.len();
+                let at_once = rustix::io::ReadWriteFlags::NOWAIT;
+                let found = rustix::io::preadv2(&self.file, &mut [io::IoSliceMut::new(room)], at, at_once)?;
+                if found == wanted { Ok(()) } else { Err(io::ErrorKind::WouldBlock.into()) }
+            }
+            Source::Disk => self.file.read_exact_at(room, at),
+        }
+    }
+
+    fn read(&self, from: u64, until: u64, source: Source) -> io::Result<Lines> {
         let whole = usize::try_from(until - from).unwrap_or(usize::MAX);
         let mut text = Vec::new();
         loop {
             let had = text.len();
             text.resize(whole.min(had + BATCH_BYTES), 0);
-            self.file.read_exact_at(&mut text[had..], from + had as u64)?;
+            self.fill(&mut text[had..], from + had as u64, source)?;
             let mut lines = 0;
             while let Some(len) = line_len(&text[lines..]) {
                 // JSON has no NUL: from there on the file is a hole.
@@ -131,7 +156,10 @@ impl Opened {
                 return Ok(Lines { from, text, after: None });
             }
             if text[0] == 0 || text[text.len() - 1] == 0 {
-                return self.pruned(from);
+                return match source {
+                    Source::Memory => Err(io::ErrorKind::WouldBlock.into()),
+                    Source::Disk => self.pruned(from),
+                };
             }
             if text.len() == whole {
                 return Err(io::Error::other("the spool does not end with a whole line"));

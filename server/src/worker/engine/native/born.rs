@@ -32,6 +32,8 @@ pub(super) struct Sandbox {
     status: Option<File>,
     said: String,
     streams: [(u8, Option<File>); 2],
+    /// What is read goes here first: so small pieces, which are many, do not hold on to the room of large ones.
+    buffer: Vec<u8>,
     /// When the command began and ended, in ns as `sandbox::now_ns` counts them.
     began_ns: Option<u64>,
     ended_ns: Option<u64>,
@@ -80,6 +82,7 @@ impl Sandbox {
             status: Some(status),
             said: String::new(),
             streams: [(STDOUT, Some(stdout)), (STDERR, Some(stderr))],
+            buffer: vec![0; READ_BYTES],
             began_ns: None,
             ended_ns: None,
             cgroup,
@@ -182,15 +185,9 @@ impl Sandbox {
         }
         for (kind, stream) in &mut self.streams {
             let Some(file) = stream else { continue };
-            let mut bytes = vec![0; READ_BYTES];
-            match file.read(&mut bytes) {
+            match file.read(&mut self.buffer) {
                 Ok(0) => *stream = None,
-                Ok(count) => {
-                    bytes.truncate(count);
-                    // Small ones are many, and are not to hold on to the room of large ones.
-                    bytes.shrink_to_fit();
-                    tell(*kind, bytes);
-                }
+                Ok(count) => tell(*kind, self.buffer[..count].to_vec()),
                 Err(error)
                     if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
                 Err(_) => *stream = None,

@@ -19,11 +19,14 @@ use super::supervisor::{
 };
 
 const HEAD_BYTES: usize = 5;
-const READ_BYTES: usize = 256 * 1024;
+/// How much is read at once: most steps print little, and what fills that is likely to be a torrent.
+const FEW_BYTES: usize = 8 * 1024;
+const MANY_BYTES: usize = 256 * 1024;
 
 pub(super) struct Link {
     stream: UnixStream,
     buffer: BytesMut,
+    read_bytes: usize,
     /// How much of the output was passed on, by this worker and those before it.
     taken: u64,
     acknowledged: u64,
@@ -60,7 +63,7 @@ impl Link {
     }
 
     fn new(stream: UnixStream, told: u64) -> Link {
-        Link { stream, buffer: BytesMut::new(), taken: told, acknowledged: told }
+        Link { stream, buffer: BytesMut::new(), read_bytes: FEW_BYTES, taken: told, acknowledged: told }
     }
 
     /// Comes when the sandbox waits for its step.
@@ -91,9 +94,10 @@ impl Link {
             if let Some(frame) = self.frame() {
                 return said(frame).map(Some);
             }
-            self.buffer.reserve(READ_BYTES);
-            if self.stream.read_buf(&mut self.buffer).await? == 0 {
-                return Ok(None);
+            self.buffer.reserve(self.read_bytes);
+            match self.stream.read_buf(&mut self.buffer).await? {
+                0 => return Ok(None),
+                count => self.read_bytes = if count < FEW_BYTES { FEW_BYTES } else { MANY_BYTES },
             }
         }
     }

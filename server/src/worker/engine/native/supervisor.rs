@@ -188,10 +188,8 @@ impl Supervisor {
             Stage::Failed(why) if self.last.is_none() => self.last = Some(frame(FAILED, why.as_bytes())),
             Stage::Over(ended) if self.last.is_none() => {
                 let json = serde_json::to_vec(&ended).expect("an end is numbers");
-                // For the case that this process does not live to tell it.
-                let path = self.folder.join(ENDED);
-                let new = path.with_extension("new");
-                drop(fs::write(&new, &json).and_then(|()| fs::rename(&new, &path)));
+                // For the case that this process does not live to tell it: nobody reads it before.
+                drop(fs::write(self.folder.join(ENDED), &json));
                 self.last = Some(frame(OVER, &json));
             }
             Stage::Failed(_) | Stage::Over(_) => {}
