@@ -17,6 +17,7 @@ mod api;
 mod checkup;
 mod names;
 mod output;
+mod packet;
 mod pipeline;
 mod run;
 mod source;
@@ -33,6 +34,7 @@ pub use api::{
 pub use checkup::{Check, CheckState, Checkup};
 pub use names::{BadName, RunKey, RunNumber, Seq, StepId, TaskId, step_id};
 pub use output::{Bytes, Mark, OutputMark, Stream};
+pub use packet::{Failure, NewLine, PACKET_BYTES, Packet, TOLD, failed};
 pub use pipeline::{Pipeline, Stage, Task};
 pub use run::{
     Attempt, AttemptEnd, IllegalTransition, Phase, RunEvent, RunFact, RunState, StageRun, StartedBy, StepRun,

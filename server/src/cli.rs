@@ -42,6 +42,8 @@ Examples:
   bettertest run                                the pipedef of this folder
   bettertest run ../shop                        that of another folder
   bettertest run --task TestUnit.models         one task
+  bettertest run --only-failed                  what did not pass, on the pipedef and images of now
+  bettertest run --fail-fast                    to the first failure, and no further
   bettertest run --stage TestUnit --json        the events of a stage's tasks as JSON lines
   bettertest run --worker http://10.0.0.7:9009  on that worker, whatever the pipedef says";
 
@@ -51,6 +53,14 @@ Examples:
   bettertest rerun 7               in run 7
   bettertest rerun --task models   of that, one task
   bettertest rerun last ../shop    in the last run of another folder";
+
+const SHOW_EXAMPLES: &str = "\
+Examples:
+  bettertest show                                      what failed in the last run of this folder, and why
+  bettertest show 7 models                             of run 7, one task
+  bettertest show last models --tail 50                the end of what it printed
+  bettertest show last models --grep 'Error|panicked'  the lines of it that match
+  bettertest show --url http://127.0.0.1:9001 --json   of a boss, for machines";
 
 const OPEN_EXAMPLES: &str = "\
 Examples:
@@ -147,6 +157,9 @@ pub(crate) enum Command {
     /// Run again what did not pass in an earlier `bettertest run`, on its pipedef and images; exit codes as of run
     #[command(after_long_help = RERUN_EXAMPLES)]
     Rerun(RerunArgs),
+    /// Show what failed in a run and why, in a few kilobytes, or a part of what a task printed
+    #[command(after_long_help = SHOW_EXAMPLES)]
+    Show(ShowArgs),
     /// Print a new login link of the boss on this machine
     #[command(after_long_help = OPEN_EXAMPLES)]
     Open(OpenArgs),
@@ -163,7 +176,7 @@ pub(crate) enum Command {
     #[command(after_long_help = MAN_EXAMPLES)]
     Man {
         /// The command whose page it is
-        #[arg(value_parser = ["run", "rerun", "open", "doctor", "backup", "restore", "completions", "man"])]
+        #[arg(value_parser = ["run", "rerun", "show", "open", "doctor", "backup", "restore", "completions", "man"])]
         command: Option<String>,
     },
     /// Write the history of the boss on this machine, which may run, to one file
@@ -179,8 +192,50 @@ pub(crate) struct RunArgs {
     /// A pipedef, or a folder that holds .bettertest/pipedef.py
     #[arg(default_value = ".")]
     pub(crate) path: PathBuf,
+    /// Stop at the first task that does not pass: what still runs is cancelled, and later tasks do not start
+    #[arg(long)]
+    pub(crate) fail_fast: bool,
+    /// Only what did not pass when it last ran here, in a new run; of tasks that passed nothing is said
+    #[arg(long, conflicts_with_all = ["stage", "task"])]
+    pub(crate) only_failed: bool,
     #[command(flatten)]
     pub(crate) how: HowToRun,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ShowArgs {
+    /// The number of a run, or `last`
+    #[arg(default_value = "last", value_parser = which_run)]
+    pub(crate) run: WhichRun,
+    /// The task, as Stage.task or, where only one has that name, as task
+    pub(crate) task: Option<String>,
+    /// What the task printed, instead of what failed
+    #[arg(long)]
+    pub(crate) output: bool,
+    /// The last lines of what it printed, so many
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) tail: Option<u32>,
+    /// The lines of what it printed that match this regular expression, each with its number
+    #[arg(long, value_name = "REGEX")]
+    pub(crate) grep: Option<String>,
+    /// What that attempt of it printed [default: the latest]
+    #[arg(long, value_name = "N")]
+    pub(crate) attempt: Option<u32>,
+    /// Print JSON instead
+    #[arg(long, conflicts_with_all = ["output", "tail", "grep"])]
+    pub(crate) json: bool,
+    /// When to write colours: auto (where standard output is a terminal), always or never
+    #[arg(long, value_enum, value_name = "WHEN", default_value = "auto", hide_possible_values = true)]
+    pub(crate) color: Color,
+    /// The project: its folder, or its pipedef
+    #[arg(long, value_name = "PATH", default_value = ".", conflicts_with = "url")]
+    pub(crate) project: PathBuf,
+    /// Of the boss at this address, such as http://127.0.0.1:9001
+    #[arg(long, value_name = "URL", value_parser = public_url)]
+    pub(crate) url: Option<String>,
+    /// Where data is kept, and the token of that boss [default: ~/.local/share/bettertest, of root /var/lib/bettertest]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

@@ -16,10 +16,10 @@ use crate::worker::{self, PrivateWorker};
 const TIDYING: Duration = Duration::from_secs(10);
 
 /// Where a project has its history: a folder named by the path of the project's own.
-pub(crate) fn history_of(data: &DataDir, project: &Path) -> PathBuf {
+pub(crate) fn history_of(data: &Path, project: &Path) -> PathBuf {
     let digest = Sha256::digest(project.as_os_str().as_encoded_bytes());
     let name: String = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-    data.path().join("local").join(name)
+    data.join("local").join(name)
 }
 
 pub(crate) fn data_of(how: &HowToRun) -> Result<DataDir, SetupError> {
@@ -27,6 +27,29 @@ pub(crate) fn data_of(how: &HowToRun) -> Result<DataDir, SetupError> {
         Some(path) => DataDir::open(path),
         None => DataDir::open(&DataDir::default_path()?),
     }
+}
+
+/// The command that runs a project, from the folder in which this one was given.
+pub(crate) fn run_words(path: &Path, data_dir: Option<&Path>) -> String {
+    let mut words = "bettertest run".to_owned();
+    if path != Path::new(".") {
+        words.push_str(&format!(" {}", quoted(&path.display().to_string())));
+    }
+    if let Some(data) = data_dir {
+        words.push_str(&format!(" --data-dir {}", quoted(&data.display().to_string())));
+    }
+    words
+}
+
+/// `words`, and where what they run is to run.
+pub(crate) fn how_words(mut words: String, how: &HowToRun) -> String {
+    if how.engine != cli::AUTO {
+        words.push_str(&format!(" --engine {}", how.engine));
+    }
+    if let Some(worker) = &how.worker {
+        words.push_str(&format!(" --worker {}", quoted(worker)));
+    }
+    words
 }
 
 /// The command that runs again what did not pass, from the folder in which this one was given.
@@ -44,13 +67,7 @@ pub(crate) fn rerun_words(run: WhichRun, path: &Path, how: &HowToRun) -> String 
     if let Some(data) = &how.data_dir {
         words.push_str(&format!(" --data-dir {}", quoted(&data.display().to_string())));
     }
-    if how.engine != cli::AUTO {
-        words.push_str(&format!(" --engine {}", how.engine));
-    }
-    if let Some(worker) = &how.worker {
-        words.push_str(&format!(" --worker {}", quoted(worker)));
-    }
-    words
+    how_words(words, how)
 }
 
 /// As a shell takes it for one word.

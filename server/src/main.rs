@@ -15,14 +15,18 @@ mod joined;
 mod limits;
 mod local;
 mod metrics;
+mod only_failed;
 mod open_command;
 mod openapi;
+mod packet_text;
 mod report;
 mod rerun_command;
 mod run_command;
 mod say;
 mod select;
+mod show_command;
 mod signals;
+mod slice;
 mod terminal;
 #[cfg(test)]
 mod tests;
@@ -92,6 +96,7 @@ async fn dispatch(cli: Cli) -> Result<u8, SetupError> {
     match cli.command {
         Some(Command::Run(args)) => run_command::run(args).await,
         Some(Command::Rerun(args)) => rerun_command::rerun(args).await,
+        Some(Command::Show(args)) => show_command::show(args).await,
         Some(Command::Open(args)) => {
             let data = args.data_dir.map_or_else(DataDir::default_path, Ok)?;
             let link = open_command::link(&data).await?;

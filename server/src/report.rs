@@ -3,13 +3,14 @@
 //! lines are as long as they are.
 
 use common::{
-    Outcome, RunFact, RunState, SkipReason, StageRun, StepState, TaskId, TaskRun, TaskState, Verdict,
+    Outcome, Packet, RunFact, RunState, SkipReason, StageRun, StepState, TaskId, TaskRun, TaskState, Verdict,
     duration, headline, passed_again, task_words,
 };
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use crate::columns::{columns, fit, fit_name, fold};
+use crate::packet_text;
 use crate::terminal::{Paint, plain};
 
 /// While something runs, its elapsed time is drawn anew so often.
@@ -53,8 +54,10 @@ pub(crate) struct Report {
     began: Instant,
     /// Are tasks that pass listed?
     lists_all: bool,
-    /// What did not pass, with the last lines of each.
-    failed: BTreeMap<TaskId, Vec<String>>,
+    /// How many failures were told of as they happened.
+    failed: usize,
+    /// A cancel comes of the first failure.
+    stops: bool,
     /// Lines of the changing part that are on the screen now, and since when.
     drawn: usize,
     drawn_at: Option<Instant>,
@@ -78,10 +81,16 @@ impl Report {
             since: BTreeMap::new(),
             began: Instant::now(),
             lists_all: true,
-            failed: BTreeMap::new(),
+            failed: 0,
+            stops: false,
             drawn: 0,
             drawn_at: None,
         }
+    }
+
+    /// What is cancelled from here on is so because of that.
+    pub(crate) fn stops_at_first_failure(&mut self) {
+        self.stops = true;
     }
 
     /// People pull at their windows.
@@ -127,6 +136,9 @@ impl Report {
                 text + &self.stage_settled(run, task)
             }
             RunFact::TaskSkipped { task, .. } => self.stage_settled(run, task),
+            RunFact::CancelAsked if self.stops => {
+                format!("{}\n", self.dim("stopping at the first failure: the rest is cancelled ..."))
+            }
             RunFact::CancelAsked => format!("{}\n", self.dim("cancelling ...")),
             RunFact::RunStarted { .. }
             | RunFact::StepAsked { .. }
@@ -192,13 +204,8 @@ impl Report {
     fn failure(&mut self, failure: &Failure<'_>) -> String {
         let problem = failure.task.attempts.last().and_then(|last| last.end.as_ref());
         let problem = problem.and_then(|end| end.problem.as_ref());
-        let from = failure.tail.len().saturating_sub(LAST_LINES);
-        let mut last: Vec<String> = failure.tail[from..].to_vec();
-        if last.is_empty() {
-            last.extend(problem.map(|problem| plain(&problem.error)));
-        }
-        self.failed.insert(failure.task.id.clone(), last);
-        if self.failed.len() > TOLD_IN_FULL {
+        self.failed += 1;
+        if self.failed > TOLD_IN_FULL {
             return String::new();
         }
         let mut text: String = failure.tail.iter().map(|line| self.quoted(line)).collect();
@@ -231,7 +238,13 @@ impl Report {
     }
 
     /// The end: what did not pass, the verdict and what it rests on, and what to do next.
-    pub(crate) fn closing(&self, run: &RunState, workers: &str, next: &str) -> String {
+    pub(crate) fn closing(
+        &self,
+        run: &RunState,
+        packet: Option<&Packet>,
+        workers: &str,
+        next: &str,
+    ) -> String {
         let verdict = run.verdict_now();
         let counts = run.counts();
         let again = passed_again(run);
@@ -245,7 +258,8 @@ impl Report {
         let words = format!("{} run {} {}", mark(state), run.number, headline(run));
         let painted = self.paint.sgr("1", &self.painted(state, &words));
         let counted = format!("{} in {took}{workers}", parts.join(", "));
-        let mut text = format!("{}\n{}", self.not_passed(run), self.two(&painted, columns(&words), &counted));
+        let mut text =
+            format!("{}\n{}", self.not_passed(run, packet), self.two(&painted, columns(&words), &counted));
         if verdict != Verdict::Passed {
             let again = format!("what did not pass, again as it was: {next}");
             text.push_str(&format!("{}\n{}\n", self.dim(&again), self.dim(AFTER_A_CHANGE)));
@@ -253,14 +267,12 @@ impl Report {
         text
     }
 
-    fn not_passed(&self, run: &RunState) -> String {
-        let is_bad = |task: &&TaskRun| match task.state {
-            TaskState::Ended(verdict) => !matches!(verdict.outcome(), Outcome::Passed | Outcome::Cancelled),
-            TaskState::Pending | TaskState::Running | TaskState::Skipped(_) => false,
-        };
-        let bad: Vec<&TaskRun> = run.tasks().filter(is_bad).collect();
+    /// The packet once more below everything; the outputs were shown as they ended, and here only their very ends.
+    fn not_passed(&self, run: &RunState, packet: Option<&Packet>) -> String {
+        let Some(packet) = packet else { return String::new() };
         let mut text = String::new();
-        for task in bad.iter().take(TOLD_IN_FULL) {
+        for failure in &packet.failures {
+            let Some(task) = run.task(&failure.task) else { continue };
             let words = format!("{} {}", mark(task.state), task_words(task));
             let room = self.size.0.saturating_sub(columns(&words) + 3).max(12);
             let name = task.id.to_string();
@@ -270,12 +282,22 @@ impl Report {
                 self.painted(task.state, &words),
                 self.paint.sgr("1", &name)
             ));
-            for line in self.failed.get(&task.id).into_iter().flatten() {
+            for line in failure.first_new_line.iter().flat_map(packet_text::new_line) {
+                text.push_str(&self.folded("  ", &line));
+            }
+            let from = failure.last_lines.len().saturating_sub(LAST_LINES);
+            let mut last = &failure.last_lines[from..];
+            if last.is_empty() {
+                last = failure.error.as_slice();
+            }
+            for line in last {
                 text.push_str(&self.quoted(line));
             }
+            // Whole even where it wraps: it is there to be copied.
+            text.push_str(&format!("  {}\n", self.dim(&format!("after a change: {}", failure.again))));
         }
-        if bad.len() > TOLD_IN_FULL {
-            text.push_str(&format!("\n{}\n", self.dim(&format!("… and {} more", bad.len() - TOLD_IN_FULL))));
+        if let Some(rest) = packet_text::rest(packet) {
+            text.push_str(&format!("\n{}\n", self.dim(&rest)));
         }
         text
     }

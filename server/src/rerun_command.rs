@@ -37,7 +37,7 @@ async fn prepare(args: &RerunArgs) -> Result<Ready, SetupError> {
     let how = &args.how;
     let project = find_project(&args.path)?;
     let data = local::data_of(how)?;
-    let local = local::history_of(&data, &project);
+    let local = local::history_of(data.path(), &project);
     let nothing = || {
         SetupError::new(
             format!("nothing has run yet in {}", project.display()),
@@ -79,12 +79,15 @@ async fn prepare(args: &RerunArgs) -> Result<Ready, SetupError> {
     let only = selection(&before, args)?;
     let pipedef = pipedef.display().to_string();
     let next = local::rerun_words(args.run, &args.path, how);
-    let ground = Ground { runs, pipedef, everywhere: how.worker.clone(), private, next, folder };
+    let anew = local::how_words(local::run_words(&args.path, how.data_dir.as_deref()), how);
+    let fail_fast = false;
+    let ground =
+        Ground { runs, pipedef, everywhere: how.worker.clone(), private, next, anew, fail_fast, folder };
     Ok(Ready { ground, before, only })
 }
 
 /// The folder that a history belongs to. That of a project is known even where its pipedef is gone.
-fn find_project(path: &Path) -> Result<PathBuf, SetupError> {
+pub(crate) fn find_project(path: &Path) -> Result<PathBuf, SetupError> {
     if path.is_dir() {
         return path.canonicalize().map_err(|error| {
             SetupError::new(

@@ -3,12 +3,13 @@
 use common::{Pipeline, Problem, RunKey, RunState, StartedBy, TaskId};
 use std::path::{Path, PathBuf};
 
-use crate::boss::{self, Code, Keep, Python};
+use crate::boss::{self, Code, Keep, Python, Workers};
 use crate::cli::{RunArgs, WhichRun};
+use crate::data_dir::DataDir;
 use crate::error::SetupError;
 use crate::local::{self, RunFolder};
 use crate::watch::{self, Ground};
-use crate::{say, select, terminal};
+use crate::{only_failed, say, select, terminal};
 
 /// Runs a pipedef to its end; the exit code says how it ended.
 pub(crate) async fn run(args: RunArgs) -> Result<u8, SetupError> {
@@ -46,22 +47,47 @@ async fn prepare(args: &RunArgs) -> Result<Ready, SetupError> {
     let python = Python::unpack(&data.path().join("cache"))?;
     let (pipeline, code) =
         python.discover_for_run(&pipedef).await.map_err(|problem| not_discovered(&problem))?;
-    let only = select::tasks(&pipeline.tasks().collect::<Vec<_>>(), &how.stage, &how.task)?;
     let key = RunKey::from_random(crate::auth::random_u128());
-    let local = local::history_of(&data, &boss::project_of(&pipedef));
+    let local = local::history_of(data.path(), &boss::project_of(&pipedef));
+    let only = match args.only_failed {
+        true => Some(failed_before(&local, &data, &pipedef, &pipeline).await?),
+        false => select::tasks(&pipeline.tasks().collect::<Vec<_>>(), &how.stage, &how.task)?,
+    };
     local::sweep_abandoned(&data).await;
     let folder = RunFolder::new(&local, &key).await?;
     let (workers, private) =
         local::find_workers(how, &data, &code.addresses, folder.path(), key.as_str()).await?;
-    let store = boss::open_store(&local)?;
-    let runs = boss::runs_in(&local, pipedef.clone(), store, workers, &data)?;
+    let runs = boss::runs_in(&local, pipedef.clone(), boss::open_store(&local)?, workers, &data)?;
     local::end_abandoned(&runs, &local).await?;
     // Beside the run, and no further than that takes: the next one goes on with it.
     tokio::spawn(runs.clone().keep_house(Keep::of_local_runs()));
     let pipedef = pipedef.display().to_string();
     let next = local::rerun_words(WhichRun::Last, &args.path, how);
-    let ground = Ground { runs, pipedef, everywhere: how.worker.clone(), private, next, folder };
+    let anew = local::how_words(local::run_words(&args.path, how.data_dir.as_deref()), how);
+    let fail_fast = args.fail_fast;
+    let ground =
+        Ground { runs, pipedef, everywhere: how.worker.clone(), private, next, anew, fail_fast, folder };
     Ok(Ready { ground, pipeline, code, only, key })
+}
+
+/// For `--only-failed`. A look makes no history.
+async fn failed_before(
+    local: &Path,
+    data: &DataDir,
+    pipedef: &Path,
+    pipeline: &Pipeline,
+) -> Result<Vec<TaskId>, SetupError> {
+    if !local.join("runs.sqlite").exists() {
+        return Err(only_failed::never_ran(pipedef));
+    }
+    let workers = Workers::new(None, data.path())?;
+    let before = boss::runs_in(local, PathBuf::new(), boss::open_store(local)?, workers, data)?;
+    let due = only_failed::due(&before, pipedef, pipeline).await?;
+    if !due.gone.is_empty() {
+        let names = terminal::plain(&only_failed::names(&due.gone));
+        say::err(&format!("note: no longer in the pipedef, and so not run: {names}\n"));
+    }
+    Ok(due.tasks)
 }
 
 pub(crate) fn find_pipedef(path: &Path) -> Result<PathBuf, SetupError> {

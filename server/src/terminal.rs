@@ -29,15 +29,15 @@ impl Paint {
 /// where `colours` says so, and do not leak beyond their line.
 pub(crate) fn tail(bytes: &[u8], lines: usize, colours: bool) -> Vec<String> {
     let mut screen = Screen { colours, ..Screen::default() };
-    Parser::new().advance(&mut screen, bytes);
-    if !screen.line.is_empty() {
-        screen.end_line();
-    }
-    while screen.lines.last().is_some_and(|line| line.trim().is_empty()) {
-        screen.lines.pop();
-    }
-    let from = screen.lines.len().saturating_sub(lines);
-    screen.lines.split_off(from)
+    screen.read(bytes);
+    screen.tail(lines)
+}
+
+/// The same without colours, for readers that take a character for what it is: those that nobody sees are named.
+pub(crate) fn shown_tail(bytes: &[u8], lines: usize) -> Vec<String> {
+    let mut screen = Screen { names_hidden: true, ..Screen::default() };
+    screen.read(bytes);
+    screen.tail(lines)
 }
 
 /// Foreign words in a line of ours: text alone, on one line.
@@ -63,9 +63,19 @@ fn turns(c: char) -> bool {
     matches!(c, '\u{061c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
+/// Characters that are there and not seen. They could say to a program what no person reads.
+fn is_hidden(c: char) -> bool {
+    matches!(c,
+        '\u{ad}' | '\u{34f}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{180b}'..='\u{180f}'
+        | '\u{200b}'..='\u{200d}' | '\u{2028}' | '\u{2029}' | '\u{2060}'..='\u{206f}' | '\u{3164}' | '\u{fe00}'..='\u{fe0f}'
+        | '\u{feff}' | '\u{ffa0}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e0fff}')
+}
+
 #[derive(Default)]
 struct Screen {
     colours: bool,
+    /// A hidden character is written as its number.
+    names_hidden: bool,
     lines: Vec<String>,
     line: String,
     /// A carriage return came: the next character begins the line anew.
@@ -77,6 +87,21 @@ struct Screen {
 const LONGEST_LINE: usize = 2000;
 
 impl Screen {
+    fn read(&mut self, bytes: &[u8]) {
+        Parser::new().advance(self, bytes);
+        if !self.line.is_empty() {
+            self.end_line();
+        }
+    }
+
+    fn tail(mut self, lines: usize) -> Vec<String> {
+        while self.lines.last().is_some_and(|line| line.trim().is_empty()) {
+            self.lines.pop();
+        }
+        let from = self.lines.len().saturating_sub(lines);
+        self.lines.split_off(from)
+    }
+
     fn end_line(&mut self) {
         let mut line = std::mem::take(&mut self.line);
         if std::mem::take(&mut self.coloured) {
@@ -93,7 +118,14 @@ impl Perform for Screen {
             self.line.clear();
             self.coloured = false;
         }
-        if self.line.len() < LONGEST_LINE && !turns(c) && !c.is_control() {
+        if self.line.len() >= LONGEST_LINE {
+            return;
+        }
+        let hidden = turns(c) || c.is_control() || (self.names_hidden && is_hidden(c));
+        // This one only makes an emoji of a sign.
+        if hidden && self.names_hidden && c != '\u{fe0f}' {
+            self.line.push_str(&format!("<U+{:04X}>", u32::from(c)));
+        } else if !hidden {
             self.line.push(c);
         }
     }
@@ -131,6 +163,12 @@ mod tests {
         assert_eq!(tail(hostile, 9, false), ["red end", "bar 99%"]);
         assert_eq!(tail(hostile, 1, false), ["bar 99%"]);
         assert_eq!(tail(b"no newline", 3, false), ["no newline"]);
+    }
+
+    #[test]
+    fn what_nobody_sees_is_named() {
+        let hostile = "a\u{202e}b\u{200b}c\u{e0041}d \x1b[31mred\x1b]0;title\x07 \u{2714}\u{fe0f}\n\n";
+        assert_eq!(shown_tail(hostile.as_bytes(), 3), ["a<U+202E>b<U+200B>c<U+E0041>d red \u{2714}"]);
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! Follows a run of this process to its end and tells of it in the terminal, as text or as JSON lines.
 
-use common::{Outcome, Phase, Reason, RunEvent, RunFact, RunNumber, RunState, RunSummary, TaskId, Verdict};
+use common::{
+    Outcome, Packet, Phase, Reason, RunEvent, RunFact, RunNumber, RunState, RunSummary, TaskId, Verdict,
+};
 use futures_util::StreamExt as _;
-use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 
@@ -16,7 +17,6 @@ use crate::{cli, say};
 
 /// How much of a failing task's output is shown at once.
 const TAIL_LINES: usize = 20;
-const TAIL_BYTES: u64 = 64 * 1024;
 
 const EXIT_ERRORED: u8 = 3;
 
@@ -29,6 +29,10 @@ pub(crate) struct Ground {
     pub(crate) private: Option<PrivateWorker>,
     /// The command that runs again what did not pass.
     pub(crate) next: String,
+    /// The command that makes a new run; a task is selected behind it.
+    pub(crate) anew: String,
+    /// The first task that does not pass ends it.
+    pub(crate) fail_fast: bool,
     pub(crate) folder: RunFolder,
 }
 
@@ -70,6 +74,7 @@ impl Ground {
         let (json, paint) = (how.json, how.color.paint());
         let live = terminal::is_stdout() && !json;
         let mut report = Report::new(if live { Style::Live } else { Style::Plain }, paint);
+        let mut stops = false;
         let mut events = Box::pin(boss::run_events(runs.clone(), number, run.last_seq));
         let mut asked_to_stop = false;
         let unreadable =
@@ -98,6 +103,11 @@ impl Ground {
             let event: RunEvent =
                 serde_json::from_str(&event).map_err(|error| unreadable(error.to_string()))?;
             run.apply(&event).map_err(|error| unreadable(error.to_string()))?;
+            if self.fail_fast && !stops && is_failure(&event.fact) {
+                stops = true;
+                report.stops_at_first_failure();
+                runs.cancel(number).await.map_err(|error| unreadable(error.to_string()))?;
+            }
             let failure = failed_attempt(runs, &run, &event.fact, paint == Paint::Colours && !json);
             if json {
                 if let Some((task, attempt, tail, path)) = failure {
@@ -120,10 +130,16 @@ impl Ground {
             lines.push_str(&report.tell(&run, &event.fact, failure));
             say::out(&report.frame(&lines, &run));
         }
+        let packet = match run.phase {
+            Phase::Ended(Verdict::Passed) => None,
+            Phase::Ended(Verdict::Not(_)) | Phase::Running | Phase::Unborn => {
+                Some(runs.packet(number, &self.anew).await.map_err(|error| unreadable(error.to_string()))?)
+            }
+        };
         if json {
-            say::json(&json_verdict(&run));
+            say::json(&json_verdict(&run, packet.as_ref()));
         } else {
-            let closing = report.closing(&run, &workers, &self.next);
+            let closing = report.closing(&run, packet.as_ref(), &workers, &self.next);
             say::out(&report.last(&closing));
         }
         match run.phase {
@@ -147,6 +163,24 @@ pub(crate) fn exit_interrupted() -> u8 {
     exit_code(Verdict::Not(Reason::CancelAsked))
 }
 
+/// An attempt has ended in a way that says that something is wrong.
+fn is_failure(fact: &RunFact) -> bool {
+    match fact {
+        RunFact::TaskEnded { verdict, .. } => {
+            !matches!(verdict.outcome(), Outcome::Passed | Outcome::Cancelled)
+        }
+        RunFact::RunStarted { .. }
+        | RunFact::TaskStarted { .. }
+        | RunFact::StepAsked { .. }
+        | RunFact::Step { .. }
+        | RunFact::TaskEnding { .. }
+        | RunFact::TaskSkipped { .. }
+        | RunFact::CancelAsked
+        | RunFact::RerunStarted { .. }
+        | RunFact::RunEnded { .. } => false,
+    }
+}
+
 /// The end of the output of an attempt that has just ended badly.
 fn failed_attempt<'a>(
     runs: &Runs,
@@ -154,25 +188,17 @@ fn failed_attempt<'a>(
     fact: &'a RunFact,
     colours: bool,
 ) -> Option<(&'a TaskId, u32, Vec<String>, PathBuf)> {
-    let RunFact::TaskEnded { task, attempt, verdict, .. } = fact else { return None };
-    if matches!(verdict.outcome(), Outcome::Passed | Outcome::Cancelled) {
+    let RunFact::TaskEnded { task, attempt, .. } = fact else { return None };
+    if !is_failure(fact) {
         return None;
     }
     let place = run.tasks().position(|known| known.id == *task)?;
     let path = runs.outputs().path(OutputId { run: run.number, task: place, attempt: *attempt });
-    let tail = match end_of(&path) {
+    let tail = match boss::end_of(&path) {
         Ok(bytes) => terminal::tail(&bytes, TAIL_LINES, colours),
         Err(error) => vec![format!("(its output cannot be read: {error})")],
     };
     Some((task, *attempt, tail, path))
-}
-
-fn end_of(path: &Path) -> std::io::Result<Vec<u8>> {
-    let file = std::fs::File::open(path)?;
-    let size = file.metadata()?.len();
-    let mut bytes = vec![0; size.min(TAIL_BYTES) as usize];
-    file.read_exact_at(&mut bytes, size.saturating_sub(TAIL_BYTES))?;
-    Ok(bytes)
 }
 
 /// Not an event of the log: what a reader of `--json` needs to see of a failing task's output.
@@ -183,12 +209,16 @@ fn json_tail(task: &TaskId, attempt: u32, tail: &[String], path: &Path) -> Strin
     line.to_string()
 }
 
-/// Nor is this: how the run ended, in words that are never plainer than the truth.
-fn json_verdict(run: &RunState) -> String {
+/// Nor is this: how the run ended, in words that are never plainer than the truth, and what did not pass.
+fn json_verdict(run: &RunState, packet: Option<&Packet>) -> String {
     let mut line = serde_json::json!({ "event": "verdict" });
     let summary = serde_json::to_value(RunSummary::of(run)).expect("a summary is JSON");
     if let (Some(line), serde_json::Value::Object(summary)) = (line.as_object_mut(), summary) {
         line.extend(summary);
+        if let Some(packet) = packet {
+            let packet = serde_json::to_value(packet).expect("a packet is JSON");
+            line.insert("packet".to_owned(), packet);
+        }
     }
     line.to_string()
 }

@@ -158,6 +158,32 @@ pub(super) async fn show(
     json(StatusCode::OK, &RunView::of(&api.runs.state(number(&run)?).await?))
 }
 
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct WhichTask {
+    /// Of this one alone, and more of it.
+    task: Option<String>,
+}
+
+pub(super) async fn packet(
+    State(api): State<Api>,
+    Segments(run): Segments<String>,
+    Asked(asked): Asked<WhichTask>,
+) -> Result<Response, Refusal> {
+    const AGAIN: &str = "bettertest run";
+    let number = number(&run)?;
+    let Some(task) = asked.task else { return json(StatusCode::OK, &api.runs.packet(number, AGAIN).await?) };
+    let id = find_task(number, &task)?;
+    match api.runs.failure(number, &id, AGAIN).await? {
+        Some(packet) => json(StatusCode::OK, &packet),
+        None => Err(Refusal::new(
+            StatusCode::NOT_FOUND,
+            format!("{id} has not failed in run {number}"),
+            format!("GET /api/runs/{number}/packet has what did"),
+        )),
+    }
+}
+
 /// A body that has nothing to say.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -329,12 +355,18 @@ pub(super) struct WhichOutput {
     follow: Option<u8>,
 }
 
+fn no_such_task(run: RunNumber, error: String) -> Refusal {
+    Refusal::new(StatusCode::NOT_FOUND, error, format!("GET /api/runs/{run} lists tasks"))
+}
+
+fn find_task(run: RunNumber, task: &str) -> Result<TaskId, Refusal> {
+    TaskId::try_from(task.to_owned()).map_err(|error| no_such_task(run, error.to_string()))
+}
+
 async fn find_output(api: &Api, run: &str, task: &str, attempt: Option<u32>) -> Result<OutputId, Refusal> {
     let run = number(run)?;
-    let no = |error: String| {
-        Refusal::new(StatusCode::NOT_FOUND, error, format!("GET /api/runs/{run} lists tasks"))
-    };
-    let id = TaskId::try_from(task.to_owned()).map_err(|error| no(error.to_string()))?;
+    let no = |error: String| no_such_task(run, error);
+    let id = find_task(run, task)?;
     let state = api.runs.state(run).await?;
     let found = state.tasks().enumerate().find(|(_, task)| task.id == id);
     let (place, task) = found.ok_or_else(|| no(format!("run {run} has no task {id}")))?;

@@ -5,7 +5,8 @@ use axum::extract::DefaultBodyLimit;
 use axum::middleware::{from_fn, from_fn_with_state};
 use bytes::Bytes;
 use common::{
-    Checkup, OnlyTasks, OutputMark, Page, Pipeline, RunCreated, RunEvent, RunSummary, RunView, WorkersView,
+    Checkup, OnlyTasks, OutputMark, Packet, Page, Pipeline, RunCreated, RunEvent, RunSummary, RunView,
+    WorkersView,
 };
 use serde_json::json;
 use std::sync::LazyLock;
@@ -114,6 +115,15 @@ fn guarded() -> Routes<Api> {
             ))
             .body::<OnlyTasks>()
             .refusing(&[409, 415]),
+        )
+        .get(
+            "/api/runs/{run}/packet",
+            api::packet,
+            of_a_run(answered(
+                Operation::new("failure_packet", "What did not pass, and why, in a few kilobytes"),
+                Content::json::<Packet>(),
+            ))
+            .query::<api::WhichTask>(),
         )
         .get(
             "/api/runs/{run}/tasks/{task}/output",

@@ -27,6 +27,7 @@ mod readers;
 mod replayed;
 mod rerun;
 mod runs;
+mod show;
 mod together;
 mod torrent;
 mod upgrade;

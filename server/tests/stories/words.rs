@@ -5,7 +5,8 @@ use std::process::{Command, Output, Stdio};
 use crate::ci::BINARY;
 use crate::command::{err, out, refused};
 
-const COMMANDS: &[&str] = &["run", "rerun", "open", "doctor", "backup", "restore", "completions", "man"];
+const COMMANDS: &[&str] =
+    &["run", "rerun", "show", "open", "doctor", "backup", "restore", "completions", "man"];
 
 fn said(args: &[&str]) -> Output {
     Command::new(BINARY).args(args).stdin(Stdio::null()).output().unwrap()

@@ -1,0 +1,186 @@
+//! What failed in a run, and why, as `common::Packet`: put together from the run's state and the outputs of its tasks
+//! and of those that passed before. Reads only so much of each, so that an answer takes no longer for a long history.
+
+mod compare;
+
+use common::{
+    Attempt, Failure, NewLine, PACKET_BYTES, Packet, RunNumber, RunState, TOLD, TaskId, TaskRun, TaskState,
+    Verdict,
+};
+use std::collections::BTreeMap;
+use std::io;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+
+use super::output::OutputId;
+use super::{Runs, RunsError};
+use crate::joined::joined;
+use crate::terminal;
+
+/// The last attempt that passed is looked for in so many runs, of so many events in all.
+const RUNS_BACK: usize = 50;
+const EVENTS_BACK: u64 = 100_000;
+
+/// Of the end of an output.
+const LAST_LINES: usize = 12;
+/// Asked for one task alone.
+const LAST_LINES_OF_ONE: usize = 40;
+const LAST_BYTES: u64 = 64 * 1024;
+
+/// A line that is longer is cut: its beginning says what it is.
+const LINE_CHARS: usize = 240;
+
+/// An attempt that passed, and where its output is.
+struct Green {
+    run: RunNumber,
+    attempt: u32,
+    output: PathBuf,
+}
+
+impl Runs {
+    /// What did not pass in a run, the worst first. `again` is the command that runs the project; it gets a task.
+    pub(crate) async fn packet(&self, run: RunNumber, again: &str) -> Result<Packet, RunsError> {
+        let state = self.state(run).await?;
+        let failed: Vec<TaskRun> = common::failed(&state).into_iter().take(TOLD).cloned().collect();
+        let mut packet = Packet::empty(&state);
+        let lines = if failed.len() == 1 { LAST_LINES_OF_ONE } else { LAST_LINES };
+        packet.fill(self.failures(&state, failed, lines, again).await?, PACKET_BYTES);
+        Ok(packet)
+    }
+
+    /// The same of one task. None where nothing says that something is wrong with it.
+    pub(crate) async fn failure(
+        &self,
+        run: RunNumber,
+        task: &TaskId,
+        again: &str,
+    ) -> Result<Option<Packet>, RunsError> {
+        let state = self.state(run).await?;
+        let failed = common::failed(&state).into_iter().find(|failed| failed.id == *task).cloned();
+        let Some(failed) = failed else { return Ok(None) };
+        let mut packet = Packet::empty(&state);
+        packet.fill(self.failures(&state, vec![failed], LAST_LINES_OF_ONE, again).await?, PACKET_BYTES);
+        Ok(Some(packet))
+    }
+
+    async fn failures(
+        &self,
+        run: &RunState,
+        failed: Vec<TaskRun>,
+        lines: usize,
+        again: &str,
+    ) -> Result<Vec<Failure>, RunsError> {
+        let mut greens = self.greens(run.number, &failed).await?;
+        let mut failures = Vec::new();
+        for task in failed {
+            let TaskState::Ended(verdict) = task.state else { continue };
+            let Some(attempt) = task.attempts.last().cloned() else { continue };
+            let place = run.place(&task.id).expect("it is a task of this run");
+            let output =
+                self.outputs().path(OutputId { run: run.number, task: place, attempt: attempt.number });
+            let green = greens.remove(&task.id);
+            let again = format!("{again} --task {}", task.id);
+            let made = tokio::task::spawn_blocking(move || {
+                failure(task.id, verdict, &attempt, &output, green, lines, again)
+            });
+            failures.push(joined(made.await).await);
+        }
+        Ok(failures)
+    }
+
+    /// The latest attempt of each task that passed in a run before this one.
+    async fn greens(&self, run: RunNumber, tasks: &[TaskRun]) -> Result<BTreeMap<TaskId, Green>, RunsError> {
+        let mut greens = BTreeMap::new();
+        let mut events = 0;
+        for before in self.page(Some(run), RUNS_BACK).await?.runs {
+            if greens.len() == tasks.len() || events > EVENTS_BACK {
+                break;
+            }
+            if before.tasks_passed == 0 {
+                continue;
+            }
+            let state = match self.state(before.run).await {
+                Ok(state) => state,
+                // A run that is gone, or damaged, says nothing; this one has failed all the same.
+                Err(error) => {
+                    tracing::warn!("run {} is not compared with: {error}", before.run);
+                    continue;
+                }
+            };
+            events += state.last_seq.0;
+            for task in tasks {
+                let passed =
+                    state.task(&task.id).filter(|task| task.state == TaskState::Ended(Verdict::Passed));
+                let Some(attempt) = passed.map(|task| task.attempts.len() as u32) else { continue };
+                let place = state.place(&task.id).expect("it is a task of this run");
+                let output = self.outputs().path(OutputId { run: before.run, task: place, attempt });
+                greens.entry(task.id.clone()).or_insert(Green { run: before.run, attempt, output });
+            }
+        }
+        Ok(greens)
+    }
+}
+
+fn failure(
+    task: TaskId,
+    verdict: Verdict,
+    attempt: &Attempt,
+    output: &Path,
+    green: Option<Green>,
+    lines: usize,
+    again: String,
+) -> Failure {
+    let problem = attempt.end.as_ref().and_then(|end| end.problem.as_ref());
+    let at = problem.and_then(|problem| Some(format!("{}:{}", problem.file.as_ref()?, problem.line?)));
+    let last_lines = match end_of(output) {
+        Ok(bytes) => terminal::shown_tail(&bytes, lines).iter().map(|line| cut(line)).collect(),
+        Err(error) => vec![format!("(its output cannot be read: {error})")],
+    };
+    Failure {
+        task,
+        attempt: attempt.number,
+        verdict,
+        error: problem.map(|problem| one_line(problem.error.as_bytes())),
+        hint: problem.and_then(|problem| Some(one_line(problem.hint.as_ref()?.as_bytes()))),
+        at: at.map(|at| one_line(at.as_bytes())),
+        first_new_line: green.and_then(|green| new_line(output, &green)),
+        last_lines,
+        again,
+    }
+}
+
+fn new_line(output: &Path, green: &Green) -> Option<NewLine> {
+    match compare::first_new_line(output, &green.output) {
+        Ok(found) => found.map(|found| NewLine {
+            line: found.line,
+            text: one_line(&found.text),
+            green: found.green.map(|line| one_line(&line)),
+            green_run: green.run,
+            green_attempt: green.attempt,
+        }),
+        Err(error) => {
+            tracing::warn!("{} is not compared with a green one: {error}", output.display());
+            None
+        }
+    }
+}
+
+/// The last bytes of an output.
+pub(crate) fn end_of(path: &Path) -> io::Result<Vec<u8>> {
+    let file = std::fs::File::open(path)?;
+    let size = file.metadata()?.len();
+    let mut bytes = vec![0; size.min(LAST_BYTES) as usize];
+    file.read_exact_at(&mut bytes, size.saturating_sub(LAST_BYTES))?;
+    Ok(bytes)
+}
+
+fn one_line(text: &[u8]) -> String {
+    cut(&terminal::shown_tail(text, usize::MAX).join(" "))
+}
+
+fn cut(line: &str) -> String {
+    match line.char_indices().nth(LINE_CHARS) {
+        Some((end, _)) => format!("{}…", &line[..end]),
+        None => line.trim_end().to_owned(),
+    }
+}

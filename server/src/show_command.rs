@@ -1,0 +1,263 @@
+//! `bettertest show`: what failed in a run and why, or a part of what a task printed; of a run of `bettertest run`, or
+//! of a boss. It looks, and changes nothing.
+
+use common::{Packet, Page, Problem, RunNumber, RunView, TaskId};
+use futures_util::StreamExt as _;
+use serde::de::DeserializeOwned;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::auth::Token;
+use crate::boss::{self, OutputId, Runs, RunsError, Workers};
+use crate::cli::{ShowArgs, WhichRun};
+use crate::data_dir::DataDir;
+use crate::error::SetupError;
+use crate::rerun_command::find_project;
+use crate::slice::Slice;
+use crate::{local, open_command, packet_text, say, select};
+
+/// What the page and the API take as long for at most.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+pub(crate) async fn show(args: ShowArgs) -> Result<u8, SetupError> {
+    let past = Past::of(&args)?;
+    let run = match args.run {
+        WhichRun::Last => past.latest().await?,
+        WhichRun::Number(number) => RunNumber(number.into()),
+    };
+    let view = past.view(run).await?;
+    let all: Vec<TaskId> =
+        view.stages.iter().flat_map(|stage| &stage.tasks).map(|task| task.task.clone()).collect();
+    let task = match &args.task {
+        Some(name) => select::tasks(&all, &[], std::slice::from_ref(name))?.and_then(|mut one| one.pop()),
+        None => None,
+    };
+    if args.output || args.tail.is_some() || args.grep.is_some() {
+        let Some(task) = task.or_else(|| one_that_failed(&view)) else {
+            return Err(SetupError::new(
+                format!("which task's output of run {run}?"),
+                format!(
+                    "name it: bettertest show {run} {} --output",
+                    all.first().map_or_else(String::new, TaskId::to_string)
+                ),
+            ));
+        };
+        let slice = Slice::new(args.grep.as_deref(), args.tail.map(|lines| lines as usize))?;
+        past.output(run, &task, args.attempt, slice).await?;
+        return Ok(0);
+    }
+    let packet = match &task {
+        Some(task) => past.failure(run, task).await?,
+        None => Some(past.packet(run).await?),
+    };
+    match (packet, task) {
+        (Some(packet), _) if args.json => {
+            say::json(&serde_json::to_string(&packet).expect("a packet is strings and numbers"));
+        }
+        (Some(packet), _) => say::out(&packet_text::text(&packet, args.color.paint())),
+        (None, task) => {
+            let task = task.map_or_else(String::new, |task| task.to_string());
+            return Err(SetupError::new(
+                format!("{task} has not failed in run {run}"),
+                format!("what it printed: bettertest show {run} {task} --output"),
+            ));
+        }
+    }
+    Ok(0)
+}
+
+/// Where there is but one, nobody need name it.
+fn one_that_failed(view: &RunView) -> Option<TaskId> {
+    let failed = |task: &&common::TaskView| {
+        task.verdict.is_some_and(|verdict| {
+            !matches!(verdict.outcome(), common::Outcome::Passed | common::Outcome::Cancelled)
+        })
+    };
+    let mut failed = view.stages.iter().flat_map(|stage| &stage.tasks).filter(failed);
+    failed.next().filter(|_| failed.next().is_none()).map(|task| task.task.clone())
+}
+
+/// The runs that there have been.
+enum Past {
+    Here { runs: Runs, again: String },
+    Boss(Boss),
+}
+
+struct Boss {
+    base: String,
+    token: Token,
+    client: reqwest::Client,
+}
+
+impl Past {
+    fn of(args: &ShowArgs) -> Result<Past, SetupError> {
+        let data = match &args.data_dir {
+            Some(path) => path.clone(),
+            None => DataDir::default_path()?,
+        };
+        if let Some(url) = &args.url {
+            return Boss::at(url.clone(), &data, args.data_dir.is_none()).map(Past::Boss);
+        }
+        let project = find_project(&args.project)?;
+        let local = local::history_of(&data, &project);
+        // A look must not make a history.
+        if !local.join("runs.sqlite").exists() {
+            let hint = match open_command::address(&data) {
+                Some(address) => format!("run it: bettertest run; or ask the boss: --url http://{address}"),
+                None => "run it once: bettertest run".to_owned(),
+            };
+            return Err(SetupError::new(format!("nothing has run yet in {}", project.display()), hint));
+        }
+        let data = DataDir::open(&data)?;
+        let store = boss::open_store(&local)?;
+        let runs = boss::runs_in(&local, PathBuf::new(), store, Workers::new(None, data.path())?, &data)?;
+        Ok(Past::Here { runs, again: local::run_words(&args.project, args.data_dir.as_deref()) })
+    }
+
+    async fn latest(&self) -> Result<RunNumber, SetupError> {
+        let page = match self {
+            Past::Here { runs, .. } => runs.page(None, 1).await.map_err(unreadable)?,
+            Past::Boss(boss) => boss.get::<Page>("/api/runs").await?,
+        };
+        let latest = page.runs.first().map(|run| run.run);
+        latest.ok_or_else(|| SetupError::new("nothing has run there yet", "run it once: bettertest run"))
+    }
+
+    async fn view(&self, run: RunNumber) -> Result<RunView, SetupError> {
+        match self {
+            Past::Here { runs, .. } => Ok(RunView::of(&runs.state(run).await.map_err(unreadable)?)),
+            Past::Boss(boss) => boss.get(&format!("/api/runs/{run}")).await,
+        }
+    }
+
+    async fn packet(&self, run: RunNumber) -> Result<Packet, SetupError> {
+        match self {
+            Past::Here { runs, again } => runs.packet(run, again).await.map_err(unreadable),
+            Past::Boss(boss) => boss.get(&format!("/api/runs/{run}/packet")).await,
+        }
+    }
+
+    /// None where that task has not failed.
+    async fn failure(&self, run: RunNumber, task: &TaskId) -> Result<Option<Packet>, SetupError> {
+        match self {
+            Past::Here { runs, again } => runs.failure(run, task, again).await.map_err(unreadable),
+            Past::Boss(boss) => boss.get(&format!("/api/runs/{run}/packet?task={task}")).await.map(Some),
+        }
+    }
+
+    /// Says the lines of an output that are wanted, as it is read.
+    async fn output(
+        &self,
+        run: RunNumber,
+        task: &TaskId,
+        attempt: Option<u32>,
+        mut slice: Slice,
+    ) -> Result<(), SetupError> {
+        let mut out = |line: &str| say::out(&format!("{line}\n"));
+        let gone = |why: String| {
+            SetupError::new(
+                format!("the output of {task} in run {run} cannot be read: {why}"),
+                "run it again",
+            )
+        };
+        match self {
+            Past::Here { runs, .. } => {
+                let path = output_of(runs, run, task, attempt).await?;
+                let read = move || -> std::io::Result<()> {
+                    let mut file = std::fs::File::open(path)?;
+                    let mut piece = vec![0; 64 * 1024];
+                    loop {
+                        match file.read(&mut piece)? {
+                            0 => break,
+                            count => slice.take(&piece[..count], &mut out),
+                        }
+                    }
+                    slice.end(&mut out);
+                    Ok(())
+                };
+                let read = tokio::task::spawn_blocking(read).await;
+                crate::joined::joined(read).await.map_err(|error| gone(error.to_string()))
+            }
+            Past::Boss(boss) => {
+                let which = attempt.map_or(String::new(), |attempt| format!("?attempt={attempt}"));
+                let answer = boss.ask(&format!("/api/runs/{run}/tasks/{task}/output{which}")).await?;
+                let mut pieces = answer.bytes_stream();
+                while let Some(piece) = pieces.next().await {
+                    slice.take(&piece.map_err(|error| gone(error.to_string()))?, &mut out);
+                }
+                slice.end(&mut out);
+                Ok(())
+            }
+        }
+    }
+}
+
+async fn output_of(
+    runs: &Runs,
+    run: RunNumber,
+    task: &TaskId,
+    attempt: Option<u32>,
+) -> Result<PathBuf, SetupError> {
+    let state = runs.state(run).await.map_err(unreadable)?;
+    let place = state.place(task).expect("it was found in this run");
+    let latest = state.task(task).map_or(0, |task| task.attempts.len() as u32);
+    let attempt = attempt.unwrap_or(latest);
+    if attempt == 0 || attempt > latest {
+        return Err(SetupError::new(
+            format!("{task} has not begun an attempt {} in run {run}", attempt.max(1)),
+            format!("it has begun {latest}"),
+        ));
+    }
+    Ok(runs.outputs().path(OutputId { run, task: place, attempt }))
+}
+
+fn unreadable(error: RunsError) -> SetupError {
+    let hint =
+        local::hint_at_damage(&error).unwrap_or("bettertest show, without a number, shows the last one");
+    SetupError::new(error.to_string(), hint)
+}
+
+impl Boss {
+    fn at(base: String, data: &Path, may_share: bool) -> Result<Boss, SetupError> {
+        let shared = || Token::read(Path::new(local::SHARED_TOKEN)).filter(|_| may_share);
+        let token = Token::read(&data.join("token")).or_else(shared).ok_or_else(|| {
+            SetupError::new(
+                format!("there is no token for {base} in {}", data.display()),
+                "name the data directory of that boss with --data-dir, or put its token there",
+            )
+        })?;
+        let client = reqwest::Client::builder().no_proxy().connect_timeout(PATIENCE).read_timeout(PATIENCE);
+        let client = client.build().expect("a client without TLS needs nothing that could be missing");
+        Ok(Boss { base, token, client })
+    }
+
+    async fn ask(&self, path: &str) -> Result<reqwest::Response, SetupError> {
+        let asked = self.client.get(format!("{}{path}", self.base)).bearer_auth(self.token.as_str()).send();
+        let answer = asked.await.map_err(|error| {
+            let why = if error.is_timeout() { " in time" } else { "" };
+            SetupError::new(
+                format!("no boss answers at {}{why}", self.base),
+                "is that its address, and does it run?",
+            )
+        })?;
+        if answer.status().is_success() {
+            return Ok(answer);
+        }
+        let status = answer.status();
+        let problem = answer.json::<Problem>().await.unwrap_or_else(|_| {
+            Problem::new(format!("{}{path} answers {status}", self.base), "is that the address of a boss?")
+        });
+        Err(SetupError::new(problem.error, problem.hint.unwrap_or_default()))
+    }
+
+    async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, SetupError> {
+        let answer = self.ask(path).await?.json().await;
+        answer.map_err(|error| {
+            SetupError::new(
+                format!("the boss at {} answered something else: {error}", self.base),
+                "compare bettertest --version",
+            )
+        })
+    }
+}
