@@ -260,6 +260,8 @@ impl<'a> Manifest<'a> {
     pub const MOST_ENTRIES: usize = 1_000_000;
     pub const LONGEST_PATH: usize = 4096;
     pub const LONGEST_NAME: usize = 255;
+    /// Folders within folders: more cannot be walked with the descriptors that a process may have.
+    pub const DEEPEST: usize = 200;
     /// Linux takes no longer target.
     pub const LONGEST_TARGET: u64 = 4095;
     /// So that a worker can hold one whole: a million entries of 130 bytes.
@@ -399,6 +401,9 @@ fn check_path(path: &[u8]) -> Result<(), &'static str> {
     }
     if path.len() > Manifest::LONGEST_PATH {
         return Err("has a path of more than 4096 bytes");
+    }
+    if path.iter().filter(|byte| **byte == b'/').count() > Manifest::DEEPEST {
+        return Err("lies more than 200 folders deep");
     }
     for name in path.split(|byte| *byte == b'/') {
         match name {

@@ -144,6 +144,9 @@ pub(crate) struct Serve {
     /// How much unpacked images of the native engine may take in all [default: 21474836480, 20 GiB]
     #[arg(long, value_name = "BYTES", requires = "worker")]
     pub(crate) image_cache_bytes: Option<u64>,
+    /// How much the sources of steps may take in all [default: 10737418240, 10 GiB]
+    #[arg(long, value_name = "BYTES", requires = "worker")]
+    pub(crate) source_cache_bytes: Option<u64>,
     /// A capability that containers get in addition to the six that they have, such as NET_RAW
     #[arg(long, value_name = "CAP", requires = "worker")]
     pub(crate) allow_cap: Vec<String>,

@@ -132,5 +132,15 @@ pub(crate) const LAST_OUTPUT: Duration = Duration::from_secs(10);
 /// The output of a container closes when the container ends, and not so much earlier. What does was cut.
 pub(crate) const OUTPUT_CLOSED: Duration = Duration::from_millis(500);
 
+/// What the sources of steps may take on disk.
+pub(crate) const SOURCE_CACHE_BYTES: u64 = 10 * 1024 * 1024 * 1024;
+
+/// A source that was sent or used so lately is about to be used, and what is half sent for so long never will be.
+pub(crate) const SOURCE_RECENT: Duration = Duration::from_secs(600);
+pub(crate) const SOURCE_DRAFT: Duration = Duration::from_secs(3600);
+
+/// Copying a source into a container of Docker.
+pub(crate) const DOCKER_COPY: Duration = Duration::from_secs(300);
+
 /// What unpacked images of the native engine may take on disk.
 pub(crate) const IMAGE_CACHE_BYTES: u64 = 20 * 1024 * 1024 * 1024;

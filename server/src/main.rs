@@ -171,6 +171,7 @@ async fn worker(serve: Serve) -> Result<(), SetupError> {
         max_output_bytes: serve.max_output_bytes,
         spool_bytes: serve.spool_bytes,
         image_cache_bytes: serve.image_cache_bytes,
+        source_cache_bytes: serve.source_cache_bytes,
         allow_cap: serve.allow_cap,
     };
     worker::serve(options, told, say::out).await

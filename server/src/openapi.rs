@@ -47,6 +47,15 @@ impl<S: Clone + Send + Sync + 'static> Routes<S> {
         self.on(Method::POST, path, handler, operation)
     }
 
+    pub(crate) fn put<H: Handler<T, S>, T: 'static>(
+        self,
+        path: &'static str,
+        handler: H,
+        operation: Operation,
+    ) -> Routes<S> {
+        self.on(Method::PUT, path, handler, operation)
+    }
+
     pub(crate) fn delete<H: Handler<T, S>, T: 'static>(
         self,
         path: &'static str,
@@ -83,6 +92,7 @@ pub(crate) struct Operation {
     query: Option<Shape>,
     headers: Vec<(&'static str, Value, &'static str)>,
     body: Option<Shape>,
+    takes_bytes: bool,
     answers: Vec<Answer>,
     refusals: Vec<u16>,
 }
@@ -127,6 +137,7 @@ impl Operation {
             query: None,
             headers: Vec::new(),
             body: None,
+            takes_bytes: false,
             answers: Vec::new(),
             refusals: vec![500],
         }
@@ -140,6 +151,12 @@ impl Operation {
 
     pub(crate) fn body<T: JsonSchema>(mut self) -> Operation {
         self.body = Some(shape::<T>);
+        self.refusing(&[400, 413, 422])
+    }
+
+    /// The body is no JSON.
+    pub(crate) fn body_of_bytes(mut self) -> Operation {
+        self.takes_bytes = true;
         self.refusing(&[400, 413, 422])
     }
 
@@ -246,6 +263,9 @@ impl Document {
             bound(&mut schema);
             told["requestBody"] =
                 json!({"required": true, "content": {"application/json": {"schema": schema}}});
+        }
+        if operation.takes_bytes {
+            told["requestBody"] = json!({"required": true, "content": {"application/octet-stream": {}}});
         }
         told
     }

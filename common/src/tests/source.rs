@@ -80,6 +80,7 @@ fn every_refusal_says_what_it_is_about() {
     assert_eq!(one("Z"), words("is there twice", "Z"));
     assert!(one("A").contains("sorted by their bytes"));
     assert!(one(&"a".repeat(256)).contains("has a name of more than 255 bytes"));
+    assert!(one(&("a/".repeat(201) + "a")).contains("lies more than 200 folders deep"));
     assert!(one(&"a/".repeat(2049)).contains("has a path of more than 4096 bytes"));
     assert!(refused(&[entry("a"), entry("a/b")]).contains("lies beneath what is a file"));
     assert!(refused(&[entry("a"), entry("a.b"), entry("a/b/c")]).contains("lies beneath what is a file"));

@@ -1,11 +1,12 @@
 //! One contract, held by every engine: the same list of checks against the fake one, the native one and a real Docker.
 
-use common::{StepEvent, Stream};
-use serde_json::json;
+use common::{EntryMode, StepEvent, Stream, TreeId};
+use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use std::time::{Duration, Instant};
 
 use super::rig::{IMAGE, Rig, docker};
+use super::sources::{self, Files};
 
 macro_rules! contract {
     ($($check:ident)*) => {
@@ -59,6 +60,9 @@ contract! {
     a_handed_over_step_goes_on
     what_ended_unseen_ended_when_it_did
     five_posts_are_one_container
+    a_source_is_there_for_its_step_alone
+    a_source_is_as_it_was_sent
+    a_source_lies_over_what_the_image_has
 }
 
 async fn tells_a_step_in_order(rig: &Rig) {
@@ -196,6 +200,79 @@ async fn five_posts_are_one_container(rig: &Rig) {
     let all = futures_util::future::join_all((0..5).map(|_| rig.run(spec.clone()))).await;
     assert!(all.iter().all(|told| *told == all[0]), "{all:?}");
     assert_eq!((all[0].stdout().as_str(), all[0].end().exit_code), ("once\n", Some(3)));
+}
+
+fn on(tree: &TreeId, at: &str, command: &str) -> Value {
+    json!({"image": IMAGE, "command": command, "source": {"tree": tree, "at": at}})
+}
+
+/// The next step, and one without, know nothing of what a step does to its source.
+async fn a_source_is_there_for_its_step_alone(rig: &Rig) {
+    let tree = sources::files().send(rig).await;
+    let read = "cat /app/README; echo end";
+    assert_eq!(rig.run(on(&tree, "/app", read)).await.stdout(), "read me\nend\n");
+    assert_eq!(rig.sh(read).await.stdout(), "end\n");
+    assert_eq!(rig.run(on(&tree, "/other/place", "cat /other/place/README")).await.stdout(), "read me\n");
+    if rig.is_real() {
+        let spoil = "cd /app; echo more >> README; chmod 600 bin/run; rm -r a; mkdir a; : > a/new; mv a.b c; ls; cat README";
+        let told = rig.run(on(&tree, "/app", spoil)).await;
+        assert_eq!((told.verdict(), told.stderr().as_str()), ("passed", ""));
+        assert_eq!(told.stdout(), "README\na\nbin\nc\nread me\nmore\n");
+    }
+    assert_eq!(rig.run(on(&tree, "/app", read)).await.stdout(), "read me\nend\n");
+}
+
+async fn a_source_is_as_it_was_sent(rig: &Rig) {
+    if !rig.is_real() {
+        return;
+    }
+    let tree = sources::files().send(rig).await;
+    let look = "cd /app; stat -c '%n %A %u:%g %y' README a a.b a/__init__.py bin/README a/link; readlink a/link; cat a/.wh.x";
+    let told = rig.run(on(&tree, "/app", look)).await;
+    let seen: Vec<String> = told.stdout().lines().map(str::to_owned).collect();
+    assert!(seen[1].starts_with("a drwxrwxrwx 0:0 "), "{seen:?}");
+    assert_eq!(
+        [&seen[..1], &seen[2..]].concat(),
+        [
+            "README -rw-r--r-- 0:0 2023-11-14 22:13:20.123456789 +0000",
+            "a.b -rw-r--r-- 0:0 2020-09-13 12:26:40.000000001 +0000",
+            "a/__init__.py -rw-r--r-- 0:0 2020-09-13 12:26:40.000000002 +0000",
+            "bin/README -rwxr-xr-x 0:0 1970-01-01 00:00:00.000000007 +0000",
+            "a/link lrwxrwxrwx 0:0 1970-01-01 00:00:00.000000005 +0000",
+            "../../../etc/passwd",
+            "no whiteout",
+        ],
+        "{}",
+        told.stderr()
+    );
+}
+
+/// In a folder of the image: what has the same name is replaced, whatever it was, and the rest stays.
+async fn a_source_lies_over_what_the_image_has(rig: &Rig) {
+    if !rig.is_real() {
+        return;
+    }
+    let file = |mode, path, bytes: &str| (mode, 1_700_000_000_000_000_000, path, bytes.as_bytes().to_vec());
+    let tree = Files(vec![
+        file(EntryMode::Executable, "nl", "#!/bin/sh\necho mine\n"),
+        file(EntryMode::File, "tac/within", "a folder now\n"),
+        file(EntryMode::Link, "own", "busybox"),
+    ]);
+    let tree = tree.send(rig).await;
+    let told =
+        rig.run(on(&tree, "/bin", "/bin/nl; cat /bin/tac/within; readlink /bin/own; ls /bin/awk; pwd")).await;
+    assert_eq!(told.stdout(), "mine\na folder now\nbusybox\n/bin/awk\n/\n", "{}", told.stderr());
+    let mut spec = on(&tree, "/root", "pwd; cat within; : > beside; ls /root");
+    spec["workdir"] = json!("/root/tac");
+    assert_eq!(rig.run(spec).await.stdout(), "/root/tac\na folder now\nnl\nown\ntac\n");
+    // Any user can read it, and write beside its files, though not into the folder that is the image's.
+    let mut spec =
+        on(&tree, "/root/app", "cd /root/app; cat tac/within; : > tac/beside; ls tac; : > own.log; ls");
+    spec["user"] = json!("nobody");
+    assert_eq!(rig.run(spec).await.stdout(), "a folder now\nbeside\nwithin\nnl\nown\nown.log\ntac\n");
+    let told = rig.run(on(&tree, "/etc/passwd", "true")).await;
+    assert_eq!(told.verdict(), "start_failed", "{told:?}");
+    assert_eq!(rig.containers(), Vec::<String>::new());
 }
 
 /// What the container of a step may do, as Docker itself tells it.

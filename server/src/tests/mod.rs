@@ -14,6 +14,7 @@ mod queue;
 mod races;
 mod records;
 mod rig;
+mod sources;
 mod spool;
 mod store;
 mod tidy;

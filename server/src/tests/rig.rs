@@ -82,7 +82,7 @@ impl Rig {
         let token = Token::of(&dir).unwrap();
         let text = token.as_str().to_owned();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let mut setup = Setup::new(listener, held(&dir).await, dir.instance(), token);
+        let mut setup = Setup::new(listener, held(&dir).await, &dir, dir.instance(), token);
         setup.slots = 4;
         setup.engine = engine.clone();
         setup.patience = Patience {

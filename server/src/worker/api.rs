@@ -224,7 +224,7 @@ pub(super) async fn no_such_route(request: Request) -> Refusal {
     Refusal::new(
         StatusCode::NOT_FOUND,
         format!("a worker has no {}", request.uri().path()),
-        "it has /health, /run, /steps, /steps/ID/events, /steps/ID/output",
+        "it has /health, /run, /steps, /steps/ID/events, /steps/ID/output, /sources/missing, /blobs, /trees/ID",
     )
 }
 
@@ -232,7 +232,7 @@ pub(super) async fn no_such_method(request: Request) -> Refusal {
     Refusal::new(
         StatusCode::METHOD_NOT_ALLOWED,
         format!("{} does not take {}", request.uri().path(), request.method()),
-        "POST /run, DELETE /steps/ID, GET everything else",
+        "POST /run and /sources/missing, PUT /blobs and /trees/ID, DELETE /steps/ID, GET everything else",
     )
 }
 

@@ -7,6 +7,8 @@
 //! * An exit code is told only on evidence: of this very container, which ran and has ended by itself or by a
 //!   signal that was sent on purpose. Where that is not certain it is `Lost`.
 //! * Output comes in order and whole, or there is a `Gap` exactly where some is missing.
+//! * Where a step has a source, its files lie where the spec says before the command begins, over those of the image;
+//!   what is written there reaches nobody else.
 //! * Every call comes back within a limit. An engine that does not answer is a `Fault`, never an exit code.
 //! * It touches nothing that is not labelled as its instance's, except what is long past its own deadline.
 //!
@@ -21,8 +23,11 @@ mod together;
 use bytes::Bytes;
 use common::{Reason, StepId, StepSpec, Stream};
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
+
+use super::sources::Tree;
 
 pub(crate) use auto::{Auto, Choice, Which};
 pub(crate) use docker::{Deadlines, Docker, DockerFacts};
@@ -63,6 +68,8 @@ pub(crate) struct Fault {
 pub(crate) struct Job {
     pub(crate) step: StepId,
     pub(crate) spec: StepSpec,
+    /// What the spec has as source, where it has one.
+    pub(crate) tree: Option<Arc<Tree>>,
     /// What `prepare` found.
     pub(crate) image_digest: String,
     /// Seconds since 1970 after which any worker may remove the container.
@@ -116,6 +123,13 @@ pub(crate) struct News {
 pub(crate) enum Signal {
     Term,
     Kill,
+}
+
+impl Job {
+    /// The tree that the step runs on, and where it is to lie.
+    fn source(&self) -> Option<(&Tree, &str)> {
+        Some((self.tree.as_deref()?, self.spec.source.as_ref()?.at.as_str()))
+    }
 }
 
 impl Engine {

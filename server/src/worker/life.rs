@@ -18,6 +18,7 @@ use super::ends::{decision_event, disk_fault, errored, exited, words};
 use super::engine::{Fault, Happening, Job, Running};
 use super::kill::Kill;
 use super::queue::Slot;
+use super::sources::Tree;
 use super::spool::{Decision, Pen, Phase};
 use super::step::Step;
 use super::steps::Steps;
@@ -36,15 +37,23 @@ pub(super) struct Life {
     steps: Steps,
     step: Arc<Step>,
     spec: StepSpec,
+    /// What its spec has as source; None also where that went with an earlier worker.
+    tree: Option<Arc<Tree>>,
     pen: Pen,
     /// Fires when this worker hands over to the next.
     hand_over: CancellationToken,
 }
 
 impl Life {
-    pub(super) fn new(steps: Steps, step: Arc<Step>, spec: StepSpec, pen: Pen) -> Life {
+    pub(super) fn new(
+        steps: Steps,
+        step: Arc<Step>,
+        spec: StepSpec,
+        tree: Option<Arc<Tree>>,
+        pen: Pen,
+    ) -> Life {
         let hand_over = steps.hand_over().clone();
-        Life { steps, step, spec, pen, hand_over }
+        Life { steps, step, spec, tree, pen, hand_over }
     }
 
     /// To the end, or until this worker hands over. `begun`: a worker before this one had taken the step on.
@@ -108,6 +117,14 @@ impl Life {
 
     /// In its slot: image, container, end.
     async fn run(&self) -> io::Result<Done> {
+        if self.spec.source.is_some() && self.tree.is_none() {
+            let fault = Fault::new(
+                Reason::UnknownTree,
+                "the source of this step went while no worker ran",
+                "run it again: the source is sent once more",
+            );
+            return Ok(Done::Ended(errored(fault, 0, None)));
+        }
         let image_digest = match self.prepare().await? {
             Ok(digest) => digest,
             Err(stopped) => return Ok(stopped.done()),
@@ -115,6 +132,7 @@ impl Life {
         let job = Job {
             step: self.step.id.clone(),
             spec: self.spec.clone(),
+            tree: self.tree.clone(),
             image_digest,
             deadline_s: now_s() + u64::from(self.timeout_s()) + DEADLINE_SLACK_S,
         };

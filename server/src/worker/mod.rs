@@ -15,6 +15,7 @@ mod output;
 pub(crate) mod queue;
 mod records;
 mod routes;
+mod sources;
 pub(crate) mod spool;
 mod step;
 mod steps;
@@ -35,6 +36,7 @@ use crate::http;
 use crate::limits;
 use crate::signals::Stop;
 use engine::{Auto, Engine, Fault, Native, NativePlace};
+use sources::Sources;
 use steps::{Capacity, Steps};
 
 pub(crate) use disk::room;
@@ -59,6 +61,7 @@ pub(crate) struct Options {
     pub(crate) max_output_bytes: Option<u64>,
     pub(crate) spool_bytes: Option<u64>,
     pub(crate) image_cache_bytes: Option<u64>,
+    pub(crate) source_cache_bytes: Option<u64>,
     pub(crate) allow_cap: Vec<String>,
 }
 
@@ -71,10 +74,11 @@ pub(crate) async fn serve(
 ) -> Result<(), SetupError> {
     let Options { listen, slots, engine, docker_host, data, max_output_bytes, spool_bytes, .. } = options;
     let (image_cache_bytes, allow_cap) = (options.image_cache_bytes, options.allow_cap);
+    let source_cache_bytes = options.source_cache_bytes;
     let folder = data.hold(WORKER)?;
     let token = Token::of(&data)?;
     let token_path = token.path().display().to_string();
-    let mut setup = Setup::new(http::listen(listen).await?, folder, data.instance(), token);
+    let mut setup = Setup::new(http::listen(listen).await?, folder, &data, data.instance(), token);
     setup.slots = slots.map_or(setup.slots, usize::from);
     setup.engine = match engine.as_str() {
         "fake" => EngineChoice::Fake(engine::Fake::default()),
@@ -86,6 +90,7 @@ pub(crate) async fn serve(
     setup.allow_caps = allow_cap;
     setup.max_output_bytes = max_output_bytes.unwrap_or(setup.max_output_bytes);
     setup.spool_bytes = spool_bytes.unwrap_or(setup.spool_bytes);
+    setup.source_cache_bytes = source_cache_bytes.unwrap_or(setup.source_cache_bytes);
     let slots = setup.slots;
     let worker = Worker::begin(setup).await?;
     let engine = worker.steps.engine();
@@ -116,7 +121,7 @@ pub(crate) async fn serve_privately(
     engine: &str,
 ) -> Result<PrivateWorker, SetupError> {
     let listener = http::listen(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).await?;
-    let mut setup = Setup::new(listener, hold(&folder.join(WORKER))?, instance, token.clone());
+    let mut setup = Setup::new(listener, hold(&folder.join(WORKER))?, data, instance, token.clone());
     setup.engine = EngineChoice::named(engine, NativeChoice::of(data.path(), None));
     let worker = Worker::begin(setup).await?;
     // Nobody else could mend it later: without an engine there is no point in beginning.
@@ -179,6 +184,9 @@ pub(crate) struct Setup {
     pub(crate) max_output_bytes: u64,
     /// What all spools together may take on disk.
     pub(crate) spool_bytes: u64,
+    /// Where the sources of steps lie, for all workers of the data directory, and how much they may take.
+    source_cache: PathBuf,
+    pub(crate) source_cache_bytes: u64,
     pub(crate) patience: Patience,
     pub(crate) deadlines: Deadlines,
 }
@@ -244,7 +252,13 @@ impl NativeChoice {
 }
 
 impl Setup {
-    pub(crate) fn new(listener: TcpListener, folder: Held, instance: &str, token: Token) -> Setup {
+    pub(crate) fn new(
+        listener: TcpListener,
+        folder: Held,
+        data: &DataDir,
+        instance: &str,
+        token: Token,
+    ) -> Setup {
         Setup {
             listener,
             folder,
@@ -255,6 +269,8 @@ impl Setup {
             allow_caps: Vec::new(),
             max_output_bytes: limits::OUTPUT_CAP_BYTES,
             spool_bytes: limits::SPOOL_BYTES,
+            source_cache: data.path().join("cache").join("sources"),
+            source_cache_bytes: limits::SOURCE_CACHE_BYTES,
             patience: Patience::default(),
             deadlines: Deadlines::default(),
         }
@@ -277,6 +293,7 @@ impl Worker {
     pub(crate) async fn begin(setup: Setup) -> Result<Worker, SetupError> {
         let Setup { listener, folder, instance, token, slots, engine, allow_caps, .. } = setup;
         let (max_output_bytes, spool_bytes) = (setup.max_output_bytes, setup.spool_bytes);
+        let (source_cache, source_cache_bytes) = (setup.source_cache, setup.source_cache_bytes);
         let unusable = |error: std::io::Error| unusable(&folder.path, &error);
         let engine = match engine {
             EngineChoice::Docker { host } => {
@@ -302,7 +319,8 @@ impl Worker {
         let address = listener.local_addr().map_err(unusable)?;
         let (path, patience) = (folder.path.clone(), setup.patience);
         let opened = tokio::task::spawn_blocking(move || {
-            let steps = Steps::open(&path, engine, capacity, patience)?;
+            let sources = Sources::open(&source_cache, source_cache_bytes)?;
+            let steps = Steps::open(&path, engine, sources, capacity, patience)?;
             if let Err(error) = steps.keep_reserve() {
                 tracing::warn!("no room could be kept for the ends of steps: {error}");
             }
@@ -357,6 +375,9 @@ async fn keep_house(steps: Steps) {
         let tidied = tokio::task::spawn_blocking(move || {
             if due {
                 on_disk.keep_house()?;
+            }
+            if let Err(error) = on_disk.sources().sweep() {
+                tracing::warn!("the sources could not be kept in order: {error}");
             }
             on_disk.keep_reserve()
         });

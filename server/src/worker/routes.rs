@@ -4,10 +4,11 @@ use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::middleware::from_fn_with_state;
 use bytes::Bytes;
-use common::{Health, StepEvent, StepSpec, StepView};
+use common::{BlobsStored, Health, MissingBlobs, StepEvent, StepSpec, StepView};
 use std::sync::LazyLock;
 
 use super::api::{self, Api};
+use super::sources;
 use crate::auth::{Token, worker_guard};
 use crate::limits;
 use crate::openapi::{self, Content, Document, Operation, Routes};
@@ -70,6 +71,32 @@ fn guarded() -> Routes<Api> {
                 .telling("bettertest-step", "The step's id")
                 .body::<StepSpec>()
                 .refusing(&[409, 410, 503]),
+        )
+        .post(
+            "/sources/missing",
+            sources::missing,
+            Operation::new("missing_blobs", "Which blobs of a manifest, the body, are not here")
+                .body_of_bytes()
+                .answering(200, "Each once", [Content::json::<MissingBlobs>()]),
+        )
+        .put(
+            "/blobs",
+            sources::put_blobs,
+            Operation::new(
+                "put_blobs",
+                "Takes blobs; the body is `BLOB_ID LENGTH`, a line's end and the bytes, for each",
+            )
+            .body_of_bytes()
+            .answering(200, "How many there were", [Content::json::<BlobsStored>()])
+            .refusing(&[503]),
+        )
+        .put(
+            "/trees/{id}",
+            sources::put_tree,
+            Operation::new("put_tree", "Puts the tree of a manifest, the body, together")
+                .body_of_bytes()
+                .answering(200, "Steps can run on it", [Content::json::<MissingBlobs>()])
+                .refusing(&[404, 409, 503]),
         )
         .get(
             "/steps",

@@ -19,6 +19,7 @@ use super::engine::{Engine, Fault};
 use super::life::Life;
 use super::queue::{Slot, Slots};
 use super::records::Records;
+use super::sources::{Sources, Tree};
 use super::spool::{Pen, Phase};
 use super::step::{Step, lease};
 use super::trouble::{Trouble, crowded_words};
@@ -90,6 +91,7 @@ pub(crate) struct Steps(Arc<Inner>);
 struct Inner {
     records: Records,
     engine: Engine,
+    sources: Sources,
     slots: Slots,
     capacity: Capacity,
     patience: Patience,
@@ -106,12 +108,14 @@ impl Steps {
     pub(crate) fn open(
         worker: &Path,
         engine: Engine,
+        sources: Sources,
         capacity: Capacity,
         patience: Patience,
     ) -> io::Result<Steps> {
         Ok(Steps(Arc::new(Inner {
             records: Records::open(worker, capacity.spool_bytes)?,
             engine,
+            sources,
             slots: Slots::new(capacity.slots),
             capacity,
             patience,
@@ -126,6 +130,10 @@ impl Steps {
 
     pub(crate) fn engine(&self) -> &Engine {
         &self.0.engine
+    }
+
+    pub(crate) fn sources(&self) -> &Sources {
+        &self.0.sources
     }
 
     pub(crate) fn slots(&self) -> &Slots {
@@ -152,7 +160,8 @@ impl Steps {
                     let step = Arc::new(Step::new(id.clone(), &spec, Arc::new(spool)));
                     self.known().insert(id, step.clone());
                     tracing::info!(step = %step.id, "going on with a step of an earlier worker");
-                    self.begin(step, spec, true);
+                    let tree = self.tree_of(&spec);
+                    self.begin(step, spec, tree, true);
                 }
                 Ok(None) => {}
                 Err(error) => tracing::error!(step = %id, "the record of a step cannot be read: {error}"),
@@ -175,9 +184,6 @@ impl Steps {
         }
         if self.0.draining.is_cancelled() {
             return Err(NotTaken::Draining);
-        }
-        if let Some(source) = &spec.source {
-            return Err(NotTaken::UnknownTree(source.tree.clone()));
         }
         self.0.engine.check().await.map_err(NotTaken::EngineDown)?;
         let steps = self.clone();
@@ -214,23 +220,32 @@ impl Steps {
         if self.0.draining.is_cancelled() {
             return Err(NotTaken::Draining);
         }
+        let tree = self.tree_of(&spec);
+        if let (Some(source), None) = (&spec.source, &tree) {
+            return Err(NotTaken::UnknownTree(source.tree.clone()));
+        }
         let begun = self.0.trouble.wrote(records.folder(), records.begin(&id, &spec));
         let spool = begun.map_err(NotTaken::DiskFull)?;
         let step = Arc::new(Step::new(id.clone(), &spec, Arc::new(spool)));
         known.insert(id, step.clone());
         drop(known);
         tracing::info!(step = %step.id, image = spec.image, "queued");
-        self.begin(step.clone(), spec, false);
+        self.begin(step.clone(), spec, tree, false);
         Ok(step)
     }
 
-    fn begin(&self, step: Arc<Step>, spec: StepSpec, begun: bool) {
+    /// The tree that a step is to run on, where it is here: in use from now on.
+    fn tree_of(&self, spec: &StepSpec) -> Option<Arc<Tree>> {
+        spec.source.as_ref().and_then(|source| self.0.sources.tree(&source.tree))
+    }
+
+    fn begin(&self, step: Arc<Step>, spec: StepSpec, tree: Option<Arc<Tree>>, begun: bool) {
         if spec.id.is_none() {
             self.0.lives.spawn(lease(step.clone(), self.0.patience.lease));
         }
         let (steps, meter, cap_bytes) = (self.clone(), self.0.records.meter(), cap_bytes(&spec));
         let pen = Pen::new(step.spool.clone(), meter, cap_bytes);
-        let life = Life::new(self.clone(), step.clone(), spec, pen);
+        let life = Life::new(self.clone(), step.clone(), spec, tree, pen);
         self.0.lives.spawn(async move {
             if let Err(panic) = tokio::spawn(life.live(begun)).await {
                 steps.end_broken(&step, cap_bytes, &panic).await;

@@ -13,6 +13,7 @@ mod facts;
 mod images;
 mod output;
 mod save;
+mod source;
 mod watch;
 
 use bollard::Docker as Client;
@@ -139,7 +140,14 @@ impl Docker {
             }
             trouble => self.start_failed(trouble),
         })?;
-        let started = self.attach_and_start(&client, &container).await;
+        let copied = match job.source() {
+            Some((tree, at)) => self.copy_source(&client, &container, tree, at).await,
+            None => Ok(()),
+        };
+        let started = match copied {
+            Ok(()) => self.attach_and_start(&client, &container).await,
+            Err(fault) => Err(fault),
+        };
         if started.is_err() {
             // What did not start is not to stay. Where this fails too, the next sweep removes it.
             drop(self.remove_named(&client, &container).await);

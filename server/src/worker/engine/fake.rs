@@ -100,7 +100,7 @@ impl Fake {
 
     pub(super) fn start(&self, job: &Job) -> Result<Running, Fault> {
         self.check()?;
-        let acts = script::acts(&job.spec.command);
+        let acts = script::acts(&job.spec.command, &|path| read(job, path));
         if acts.contains(&Act::StartError) {
             return Err(Fault::new(Reason::StartFailed, "the fake engine cannot start this", ""));
         }
@@ -285,4 +285,11 @@ impl Container {
 /// Held for a few instructions only, never over an await.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A file of the step's source, the only ones that there are.
+fn read(job: &Job, path: &str) -> Option<Bytes> {
+    let (tree, at) = job.source()?;
+    let within = path.strip_prefix(at)?.strip_prefix('/')?;
+    std::fs::read(tree.files().join(within)).ok().map(Bytes::from)
 }

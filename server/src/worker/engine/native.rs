@@ -21,6 +21,7 @@ mod link;
 mod made;
 pub(crate) mod net;
 mod order;
+mod over;
 mod sandbox;
 pub(crate) mod seccomp;
 mod supervisor;
@@ -51,7 +52,7 @@ use images::{Image, Images};
 use link::{Link, Said};
 use made::{MADE, NotBegun, Places};
 use net::Egress;
-use order::{BASE, Base, LOCK, ORDER, Order};
+use order::{BASE, Base, LOCK, ORDER, Order, Source};
 
 pub(crate) use launcher::{ARGUMENT, launch};
 
@@ -217,6 +218,11 @@ impl Native {
 
     fn order(&self, job: &Job, image: &Image, address: Option<Ipv4Addr>) -> Order {
         let (spec, config) = (&job.spec, &image.config);
+        let source = job.source().map(|(tree, at)| Source {
+            files: tree.files(),
+            lock: tree.lock(),
+            at: at.to_owned(),
+        });
         let mut words = if spec.entrypoint { config.entrypoint.clone() } else { Vec::new() };
         match &spec.command {
             Command::Shell(text) => words.extend(["/bin/sh", "-c", text].map(str::to_owned)),
@@ -239,6 +245,7 @@ impl Native {
             hosts: net::hosts(&container, address),
             resolv_conf: net::resolv_conf(),
             deadline_s: job.deadline_s,
+            source,
             container,
         }
     }

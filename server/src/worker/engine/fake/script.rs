@@ -6,7 +6,8 @@ use std::time::Duration;
 
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Act {
-    /// `echo TEXT`, `print TEXT`; with `>&2`, or as `eprint TEXT`, to stderr; `printf TEXT`; `bytes HEX`.
+    /// `echo TEXT`, `print TEXT`; with `>&2`, or as `eprint TEXT`, to stderr; `printf TEXT`; `bytes HEX`; `cat PATH`
+    /// of a file of the step's source.
     Print(Stream, Bytes),
     /// `flood N`: so many bytes, in lines.
     Flood(u64),
@@ -30,19 +31,20 @@ pub(super) enum Act {
     StartError,
 }
 
-pub(super) fn acts(command: &Command) -> Vec<Act> {
+/// `read`: what there is to `cat`.
+pub(super) fn acts(command: &Command, read: &dyn Fn(&str) -> Option<Bytes>) -> Vec<Act> {
     match command {
-        Command::Shell(text) => statements(text).iter().map(|words| act(words)).collect(),
+        Command::Shell(text) => statements(text).iter().map(|words| act(words, read)).collect(),
         Command::Exec(words) => match words.as_slice() {
             [sh, flag, text] if matches!(sh.as_str(), "sh" | "/bin/sh") && flag == "-c" => {
-                acts(&Command::Shell(text.clone()))
+                acts(&Command::Shell(text.clone()), read)
             }
-            words => vec![act(words)],
+            words => vec![act(words, read)],
         },
     }
 }
 
-fn act(words: &[String]) -> Act {
+fn act(words: &[String], read: &dyn Fn(&str) -> Option<Bytes>) -> Act {
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let seconds = |text: &str| Duration::try_from_secs_f64(text.parse().unwrap_or(0.0)).unwrap_or_default();
     match words.as_slice() {
@@ -53,6 +55,7 @@ fn act(words: &[String]) -> Act {
         ["printf", text, ">&2"] => Act::Print(Stream::Stderr, unescaped(text)),
         ["printf", text] => Act::Print(Stream::Stdout, unescaped(text)),
         ["bytes", hex] => Act::Print(Stream::Stdout, from_hex(hex)),
+        ["cat", path] => read(path).map_or(Act::Status(1), |bytes| Act::Print(Stream::Stdout, bytes)),
         ["flood", count] => Act::Flood(count.parse().unwrap_or(0)),
         ["sleep", time] => Act::Sleep(seconds(time)),
         ["true"] => Act::Status(0),
@@ -141,7 +144,7 @@ mod tests {
     fn reads_what_a_shell_would() {
         let text = "echo  'a;  b' c >&2; printf '\\101\\n'; trap '' TERM\nsleep 0.5;; nosuch x; exit 3";
         assert_eq!(
-            acts(&Command::Shell(text.to_owned())),
+            acts(&Command::Shell(text.to_owned()), &|_| None),
             [
                 Act::Print(Stream::Stderr, Bytes::from("a;  b c\n")),
                 Act::Print(Stream::Stdout, Bytes::from("A\n")),

@@ -8,11 +8,13 @@ use nix::unistd::{Pid, pipe2};
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 
 use super::cgroup::{Cgroup, Hierarchy};
 use super::files::Doing as _;
 use super::order::{Base, Ended, ORDER, Order, STARTED};
+use super::over::Over;
 use super::sandbox::{self, Inside};
 use super::supervisor::{STDERR, STDOUT};
 use super::walls::{self, Cloned};
@@ -24,7 +26,7 @@ const READ_BYTES: usize = 128 * 1024;
 pub(super) struct Sandbox {
     init: Pid,
     /// To its first process; None once that has its order.
-    go: Option<File>,
+    go: Option<UnixStream>,
     /// Readable once it has ended.
     pidfd: OwnedFd,
     /// As it was waited for; None as long as it lives.
@@ -38,7 +40,10 @@ pub(super) struct Sandbox {
     began_ns: Option<u64>,
     ended_ns: Option<u64>,
     cgroup: Cgroup,
+    rootfs: PathBuf,
     _image: File,
+    /// Held as the image is.
+    _source: Option<File>,
     /// Its mounts. They are taken down with the last who has them, which takes a while: not with the sandbox, for
     /// whose end somebody waits, but with this process.
     _mounts: Option<File>,
@@ -86,7 +91,9 @@ impl Sandbox {
             began_ns: None,
             ended_ns: None,
             cgroup,
+            rootfs: base.rootfs.clone(),
             _image: image,
+            _source: None,
             _mounts: File::open(format!("/proc/{init}/ns/mnt")).ok(),
         })
     }
@@ -98,10 +105,11 @@ impl Sandbox {
         filter: &[libc::sock_filter],
         hierarchy: &Hierarchy,
         cgroup: &Cgroup,
-    ) -> Result<(Pid, OwnedFd, File, File, File, File), String> {
+    ) -> Result<(Pid, OwnedFd, UnixStream, File, File, File), String> {
         let pipe = || pipe2(OFlag::O_CLOEXEC).doing("making a pipe");
         let ((stdout, stdout_in), (stderr, stderr_in)) = (pipe()?, pipe()?);
-        let ((status, status_in), (go_out, go)) = (pipe()?, pipe()?);
+        let (status, status_in) = pipe()?;
+        let (go_out, mut go) = UnixStream::pair().doing("making a line to the container")?;
         for stream in [&stdout, &stderr] {
             // A smaller one is a slower one, and no worse.
             let _ = fcntl(stream, FcntlArg::F_SETPIPE_SZ(PIPE_BYTES));
@@ -124,7 +132,7 @@ impl Sandbox {
                     hierarchy,
                     network,
                     filter,
-                    go: go_out.into(),
+                    go: go_out,
                     status: status_in.into(),
                     stdout: stdout_in,
                     stderr: stderr_in,
@@ -132,7 +140,6 @@ impl Sandbox {
             }
         };
         let joined = if into.is_some() { Ok(()) } else { cgroup.join(init) };
-        let mut go = File::from(go);
         if let Err(error) = joined.and_then(|()| go.write_all(&[1])) {
             let _ = kill(init, Signal::SIGKILL);
             let _ = waitpid(init, None);
@@ -151,9 +158,15 @@ impl Sandbox {
             return Err("it ended while it waited for its step".to_owned());
         }
         self.cgroup.limit(&order).doing("setting the limits")?;
+        let over =
+            order.source.as_ref().map(|source| Over::make(folder, &self.rootfs, source)).transpose()?;
         // On record before it may begin: who finds this and no supervisor does not start the step a second time.
         fs::write(folder.join(STARTED), b"").doing("noting that it begins")?;
         go.write_all(&sandbox::told(&json)).doing("letting the container begin")?;
+        if let Some(over) = over {
+            over.hand_over(&go)?;
+            self._source = Some(over.tree);
+        }
         Ok(order.deadline_s)
     }
 

@@ -56,6 +56,18 @@ pub(super) struct Order {
     pub(super) resolv_conf: String,
     /// Seconds since 1970.
     pub(super) deadline_s: u64,
+    /// What lies over the image.
+    pub(super) source: Option<Source>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Source {
+    /// The tree: a layer that nobody writes to.
+    pub(super) files: PathBuf,
+    /// A shared lock on it keeps the tree from being removed.
+    pub(super) lock: PathBuf,
+    /// The folder of the container.
+    pub(super) at: String,
 }
 
 /// How the command ended, as its supervisor saw it.

@@ -23,6 +23,7 @@ use std::ffi::CString;
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use super::apparmor;
@@ -30,6 +31,7 @@ use super::cgroup::Hierarchy;
 use super::files::{self, Doing as _};
 use super::net;
 use super::order::{Base, Order};
+use super::over;
 use super::users::{self, Who};
 use super::walls;
 
@@ -41,8 +43,8 @@ pub(super) struct Inside<'a> {
     /// A network with a way out; none: one of its own, with nothing but itself in it.
     pub(super) network: Option<&'a OwnedFd>,
     pub(super) filter: &'a [libc::sock_filter],
-    /// Says when the groups are joined, by one byte, and later what the step is: an order as `told` writes it.
-    pub(super) go: fs::File,
+    /// Says when the groups are joined, by one byte, and later what the step is: an order as `told` writes it, and what `over` hands over.
+    pub(super) go: UnixStream,
     pub(super) status: fs::File,
     pub(super) stdout: OwnedFd,
     pub(super) stderr: OwnedFd,
@@ -103,7 +105,7 @@ fn prepare(inside: &mut Inside) -> Result<(), String> {
     limits()
 }
 
-fn order(go: &mut fs::File) -> Result<Order, String> {
+fn order(go: &mut UnixStream) -> Result<Order, String> {
     let what = "waiting for a step";
     let mut length = [0; 8];
     go.read_exact(&mut length).doing(what)?;
@@ -115,6 +117,9 @@ fn order(go: &mut fs::File) -> Result<Order, String> {
 fn obey(inside: &mut Inside, order: &Order) -> Result<Pid, String> {
     sethostname(&order.container).doing("naming the host")?;
     files::fit(order)?;
+    if let Some(source) = &order.source {
+        over::lay(&inside.go, inside.base, &source.at)?;
+    }
     let who = users::who(&order.user)?;
     streams(inside, &who)?;
     let workdir = if order.workdir.is_empty() { "/" } else { &order.workdir };

@@ -43,7 +43,7 @@ impl Native {
         };
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let deadline_s = (now + DEADLINE).as_secs();
-        let job = Job { step: step.clone(), spec, image_digest: String::new(), deadline_s };
+        let job = Job { step: step.clone(), spec, tree: None, image_digest: String::new(), deadline_s };
         let made = self.make(&image, Network::Egress, false).await.map_err(|fault| fault.message)?;
         let mut running = self.begin(made, &job).await.map_err(|not_begun| not_begun.fault.message)?;
         while let Some(happening) = running.happenings.recv().await {

@@ -1,0 +1,548 @@
+//! Blobs and trees on the disk, shared by all workers of a data directory, any of which may die at any moment.
+//!
+//! What has its name is whole: everything is made under another name first. All of it lies in a folder named after the
+//! boot in which it was made, and goes with that: so nothing need be forced onto the disk, and what a loss of power
+//! left half written is never looked at. Senders send again what is not there.
+//!
+//! A file of a tree is a further name of its blob, so that a tree is made in the time that names take and shares its
+//! bytes with every other. But names share mode and time of their file as well. Where a tree wants others than the
+//! blob has, and another tree has that already, the blob gets a file of its own for the new tree: the one that was
+//! used last is what the next tree is most like. Files that were blobs lie in `old` as long as a tree has them.
+
+use common::{BlobId, Entry, EntryMode, Manifest, TreeId};
+use rustix::fs::{
+    AtFlags, CWD, Mode, OFlags, RenameFlags, ResolveFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT,
+};
+use rustix::io::Errno;
+use sha1::Sha1;
+use sha2::{Digest as _, Sha256};
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::fs::{self, DirBuilder, File, Metadata, OpenOptions, TryLockError};
+use std::io::{self, Write as _};
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use crate::limits;
+
+/// What a folder takes on most disks, whatever is in it.
+const FOLDER_BYTES: u64 = 4096;
+
+pub(super) struct Store {
+    /// Of this boot.
+    folder: PathBuf,
+    bound_bytes: u64,
+}
+
+/// An assembled tree. It is not evicted while this value lives, nor while anybody else holds a shared lock of `lock`.
+#[derive(Debug)]
+pub(crate) struct Tree {
+    folder: PathBuf,
+    held: File,
+}
+
+impl Tree {
+    /// The tree itself. Nobody writes to it.
+    pub(crate) fn files(&self) -> PathBuf {
+        self.folder.join("files")
+    }
+
+    pub(crate) fn lock(&self) -> PathBuf {
+        self.folder.join("lock")
+    }
+
+    pub(crate) fn manifest(&self) -> io::Result<Vec<u8>> {
+        fs::read(self.folder.join("manifest"))
+    }
+}
+
+/// Why there is no tree of this manifest.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum NotMade {
+    #[error("{} of its blobs are not here, the first is {}", .0.len(), .0[0])]
+    Missing(Vec<BlobId>),
+    #[error("{path:?} has {told} bytes in the manifest, and its blob {blob} has {found}")]
+    OtherSize { path: String, blob: BlobId, told: u64, found: u64 },
+    #[error("{0:?} is a link whose target has a NUL")]
+    OddTarget(String),
+    #[error("{0:?} cannot lie where it is to lie: to this disk its name is the same as another")]
+    SameName(String),
+    #[error("it has files of {0} bytes, and this worker keeps {1} bytes of sources")]
+    TooLarge(u64, u64),
+    #[error("{0}")]
+    Io(#[from] io::Error),
+}
+
+/// A blob that is being written.
+pub(super) struct Draft<'a> {
+    store: &'a Store,
+    path: PathBuf,
+    file: File,
+    hash: Hash,
+}
+
+enum Hash {
+    Sha1(Sha1),
+    Sha256(Sha256),
+}
+
+impl Store {
+    pub(super) fn open(cache: &Path, bound_bytes: u64) -> io::Result<Store> {
+        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
+        let folder = cache.join(boot.trim());
+        for part in ["blobs", "old", "trees", "tmp"] {
+            DirBuilder::new().recursive(true).mode(0o700).create(folder.join(part))?;
+        }
+        Ok(Store { folder, bound_bytes })
+    }
+
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    pub(super) fn bound_bytes(&self) -> u64 {
+        self.bound_bytes
+    }
+
+    fn blob(&self, id: &BlobId) -> PathBuf {
+        let hex = id.to_string();
+        self.folder.join("blobs").join(&hex[..2]).join(&hex[2..])
+    }
+
+    fn temporary(&self) -> PathBuf {
+        self.folder.join("tmp").join(crate::auth::random_hex(16))
+    }
+
+    /// The blobs of this manifest that are not here, each once.
+    pub(super) fn missing(&self, manifest: &Manifest<'_>) -> Vec<BlobId> {
+        let wanted: BTreeSet<BlobId> = manifest.entries().map(|entry| entry.blob).collect();
+        wanted.into_iter().filter(|id| fs::symlink_metadata(self.blob(id)).is_err()).collect()
+    }
+
+    /// Takes a tree into use, where it is here.
+    pub(super) fn tree(&self, id: &TreeId) -> Option<Tree> {
+        let folder = self.folder.join("trees").join(id.as_str());
+        let held = File::open(folder.join("lock")).ok()?;
+        held.try_lock_shared().ok()?;
+        let tree = Tree { folder, held };
+        if !is_at(&tree.held, &tree.lock()) {
+            return None;
+        }
+        if let Err(error) = tree.held.set_modified(SystemTime::now()) {
+            tracing::debug!("{} does not say when it was used last: {error}", tree.lock().display());
+        }
+        Some(tree)
+    }
+
+    pub(super) fn draft(&self, id: &BlobId, size_bytes: u64) -> io::Result<Draft<'_>> {
+        let path = self.temporary();
+        let file = OpenOptions::new().create_new(true).write(true).mode(0o644).open(&path)?;
+        let mut draft = Draft { store: self, path, file, hash: Hash::of(id) };
+        draft.hash.add(format!("blob {size_bytes}\0").as_bytes());
+        Ok(draft)
+    }
+
+    /// Puts a tree together, unless it is here.
+    pub(super) fn assemble(&self, bytes: &[u8], manifest: &Manifest<'_>) -> Result<(), NotMade> {
+        let id = TreeId::of(bytes);
+        let size_bytes = manifest.size_bytes();
+        if size_bytes > self.bound_bytes {
+            return Err(NotMade::TooLarge(size_bytes, self.bound_bytes));
+        }
+        let _alone = self.alone()?;
+        if self.tree(&id).is_some() {
+            return Ok(());
+        }
+        let missing = self.missing(manifest);
+        if !missing.is_empty() {
+            return Err(NotMade::Missing(missing));
+        }
+        let draft = self.temporary();
+        let made = self.fill(&draft, bytes, manifest).and_then(|()| {
+            let place = self.folder.join("trees").join(id.as_str());
+            if place.exists() {
+                // Somebody took a part of it away by hand.
+                self.discard(&place)?;
+            }
+            Ok(fs::rename(&draft, place)?)
+        });
+        if made.is_err() {
+            drop(fs::remove_dir_all(&draft));
+        }
+        made
+    }
+
+    fn fill(&self, draft: &Path, bytes: &[u8], manifest: &Manifest<'_>) -> Result<(), NotMade> {
+        let files = draft.join("files");
+        DirBuilder::new().recursive(true).mode(0o700).create(&files)?;
+        let mut folders = Folders::open(&files)?;
+        for entry in manifest.entries() {
+            self.place(&entry, &mut folders)?;
+        }
+        set_mode(&folders.root).map_err(io::Error::from)?;
+        fs::write(draft.join("manifest"), bytes)?;
+        // What the tree takes besides its blobs.
+        let size_bytes = bytes.len() as u64 + folders.made * FOLDER_BYTES;
+        fs::write(draft.join("size"), size_bytes.to_string())?;
+        fs::write(draft.join("lock"), b"")?;
+        Ok(())
+    }
+
+    fn place(&self, entry: &Entry<'_>, folders: &mut Folders) -> Result<(), NotMade> {
+        let shown = || String::from_utf8_lossy(entry.path).into_owned();
+        let (parent, name) = split(entry.path);
+        let folder = folders.folder(parent)?;
+        let blob = self.blob(&entry.blob);
+        let found = fs::symlink_metadata(&blob)?;
+        if found.len() != entry.size_bytes {
+            let (told, found) = (entry.size_bytes, found.len());
+            return Err(NotMade::OtherSize { path: shown(), blob: entry.blob, told, found });
+        }
+        let placed = if entry.mode == EntryMode::Link {
+            let target = fs::read(&blob)?;
+            if target.contains(&0) {
+                return Err(NotMade::OddTarget(shown()));
+            }
+            // It is text here: whatever it says, this worker never follows it.
+            rustix::fs::symlinkat(OsStr::from_bytes(&target), folder, name).and_then(|()| {
+                rustix::fs::utimensat(folder, name, &times(entry.mtime_ns), AtFlags::SYMLINK_NOFOLLOW)
+            })
+        } else {
+            self.make_alike(entry, &blob, &found)?;
+            let linked = rustix::fs::linkat(CWD, &blob, folder, name, AtFlags::empty());
+            if linked == Err(Errno::MLINK) {
+                self.renew(entry, &blob)?;
+                rustix::fs::linkat(CWD, &blob, folder, name, AtFlags::empty())
+            } else {
+                linked
+            }
+        };
+        match placed {
+            Err(Errno::EXIST) => Err(NotMade::SameName(shown())),
+            placed => Ok(placed.map_err(io::Error::from)?),
+        }
+    }
+
+    /// Gives the blob the mode and the time that the tree wants for it.
+    fn make_alike(&self, entry: &Entry<'_>, blob: &Path, found: &Metadata) -> io::Result<()> {
+        let mtime_ns = i128::from(found.mtime()) * 1_000_000_000 + i128::from(found.mtime_nsec());
+        if found.mode() & 0o7777 == mode_of(entry) && mtime_ns == i128::from(entry.mtime_ns) {
+            return Ok(());
+        }
+        if found.nlink() > 1 {
+            return self.renew(entry, blob);
+        }
+        let file = File::open(blob)?;
+        dress(&file, entry)
+    }
+
+    /// A file of its own for the blob, in place of the one that trees have.
+    fn renew(&self, entry: &Entry<'_>, blob: &Path) -> io::Result<()> {
+        let draft = self.temporary();
+        let copied = fs::copy(blob, &draft).and_then(|_| dress(&File::open(&draft)?, entry));
+        let renewed = copied.and_then(|()| {
+            fs::rename(blob, self.folder.join("old").join(crate::auth::random_hex(16)))?;
+            fs::rename(&draft, blob)
+        });
+        if renewed.is_err() {
+            drop(fs::remove_file(&draft));
+        }
+        renewed
+    }
+
+    /// Removes what crashed workers and earlier boots left, and what is more than the bound: blobs that no tree has,
+    /// then trees, those first that were used least recently. What is used, or was sent lately, stays.
+    pub(super) fn sweep(&self) -> io::Result<()> {
+        let Some(_alone) = self.try_alone()? else { return Ok(()) };
+        let is_old = |found: &Metadata| is_older(found.modified(), limits::SOURCE_DRAFT);
+        for path in list(&self.folder.join("tmp"))? {
+            if fs::symlink_metadata(&path).is_ok_and(|found| is_old(&found)) {
+                remove(&path)?;
+            }
+        }
+        if let Some(cache) = self.folder.parent() {
+            for boot in list(cache)?.iter().filter(|boot| **boot != self.folder) {
+                remove(boot)?;
+            }
+        }
+        let mut trees: Vec<(SystemTime, PathBuf)> = Vec::new();
+        for tree in list(&self.folder.join("trees"))? {
+            let used = fs::metadata(tree.join("lock")).and_then(|lock| lock.modified());
+            trees.push((used.unwrap_or(SystemTime::UNIX_EPOCH), tree));
+        }
+        trees.sort();
+        let mut trees = trees.into_iter();
+        while self.loosen()? > self.bound_bytes {
+            let Some((used, tree)) = trees.next() else { break };
+            if is_older(Ok(used), limits::SOURCE_RECENT) {
+                self.evict(&tree)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes blobs that no tree has, as far as there are too many bytes; answers with how many there are.
+    fn loosen(&self) -> io::Result<u64> {
+        let mut bytes = 0;
+        for tree in list(&self.folder.join("trees"))? {
+            let size = fs::read_to_string(tree.join("size")).ok();
+            bytes += size.and_then(|size| size.parse::<u64>().ok()).unwrap_or(0);
+        }
+        for old in list(&self.folder.join("old"))? {
+            let found = fs::symlink_metadata(&old)?;
+            if found.nlink() == 1 {
+                fs::remove_file(&old)?;
+            } else {
+                bytes += found.len();
+            }
+        }
+        let mut loose = Vec::new();
+        for part in list(&self.folder.join("blobs"))? {
+            for blob in list(&part)? {
+                let found = fs::symlink_metadata(&blob)?;
+                bytes += found.len();
+                if found.nlink() == 1 && is_older(found.accessed(), limits::SOURCE_RECENT) {
+                    loose.push((found.accessed()?, found.len(), blob));
+                }
+            }
+        }
+        loose.sort();
+        for (_, size_bytes, blob) in loose {
+            if bytes <= self.bound_bytes {
+                break;
+            }
+            fs::remove_file(blob)?;
+            bytes -= size_bytes;
+        }
+        Ok(bytes)
+    }
+
+    fn evict(&self, tree: &Path) -> io::Result<()> {
+        match File::open(tree.join("lock")) {
+            Ok(lock) => match lock.try_lock() {
+                Ok(()) => self.discard(tree),
+                Err(TryLockError::WouldBlock) => Ok(()),
+                Err(TryLockError::Error(error)) => Err(error),
+            },
+            Err(error) if error.kind() == io::ErrorKind::NotFound => self.discard(tree),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// First its name goes: a crash leaves no half of it under that.
+    fn discard(&self, tree: &Path) -> io::Result<()> {
+        let doomed = self.temporary();
+        fs::rename(tree, &doomed)?;
+        fs::remove_dir_all(doomed)
+    }
+
+    fn lock_file(&self) -> io::Result<File> {
+        OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(self.folder.join("lock"))
+    }
+
+    /// Only one at a time names files of blobs, or removes any.
+    fn alone(&self) -> io::Result<File> {
+        let lock = self.lock_file()?;
+        lock.lock()?;
+        Ok(lock)
+    }
+
+    fn try_alone(&self) -> io::Result<Option<File>> {
+        let lock = self.lock_file()?;
+        match lock.try_lock() {
+            Ok(()) => Ok(Some(lock)),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => Err(error),
+        }
+    }
+}
+
+impl Draft<'_> {
+    pub(super) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.hash.add(bytes);
+        self.file.write_all(bytes)
+    }
+
+    /// Makes it the blob of this id; false where it is not.
+    pub(super) fn keep(mut self, id: &BlobId) -> io::Result<bool> {
+        let hash = std::mem::replace(&mut self.hash, Hash::Sha1(Sha1::new()));
+        if hash.end() != *id {
+            return Ok(false);
+        }
+        let blob = self.store.blob(id);
+        let named = || rustix::fs::renameat_with(CWD, &self.path, CWD, &blob, RenameFlags::NOREPLACE);
+        match named() {
+            // It has come from somebody else as well; this one goes.
+            Err(Errno::EXIST) => {}
+            Err(Errno::NOENT) => {
+                DirBuilder::new().recursive(true).mode(0o700).create(blob.parent().unwrap_or(&blob))?;
+                match named() {
+                    Ok(()) | Err(Errno::EXIST) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            named => named?,
+        }
+        Ok(true)
+    }
+}
+
+impl Drop for Draft<'_> {
+    fn drop(&mut self) {
+        // Gone where it has become a blob.
+        drop(fs::remove_file(&self.path));
+    }
+}
+
+impl Hash {
+    fn of(id: &BlobId) -> Hash {
+        match id {
+            BlobId::Sha1(_) => Hash::Sha1(Sha1::new()),
+            BlobId::Sha256(_) => Hash::Sha256(Sha256::new()),
+        }
+    }
+
+    fn add(&mut self, bytes: &[u8]) {
+        match self {
+            Hash::Sha1(hash) => hash.update(bytes),
+            Hash::Sha256(hash) => hash.update(bytes),
+        }
+    }
+
+    fn end(self) -> BlobId {
+        match self {
+            Hash::Sha1(hash) => BlobId::Sha1(hash.finalize().into()),
+            Hash::Sha256(hash) => BlobId::Sha256(hash.finalize().into()),
+        }
+    }
+}
+
+/// The folders of a tree that is being made. The kernel resolves their names, through no link whatsoever: on a disk
+/// to which names are the same that are not the same to us, a link might lie in the way.
+struct Folders {
+    root: OwnedFd,
+    /// The last one: a tree is made folder by folder.
+    last: (Vec<u8>, OwnedFd),
+    made: u64,
+}
+
+impl Folders {
+    fn open(files: &Path) -> io::Result<Folders> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = rustix::fs::open(files, flags, Mode::empty())?;
+        let last = (Vec::new(), rustix::io::dup(&root)?);
+        Ok(Folders { root, last, made: 1 })
+    }
+
+    fn folder(&mut self, path: &[u8]) -> Result<&OwnedFd, NotMade> {
+        if self.last.0 != path {
+            let folder = match self.open_beneath(path) {
+                Err(Errno::NOENT) => self.make(path),
+                opened => opened,
+            };
+            let folder = folder.map_err(|error| match error {
+                Errno::NOTDIR | Errno::LOOP | Errno::EXIST => {
+                    NotMade::SameName(String::from_utf8_lossy(path).into_owned())
+                }
+                error => NotMade::Io(error.into()),
+            })?;
+            self.last = (path.to_vec(), folder);
+        }
+        Ok(&self.last.1)
+    }
+
+    fn open_beneath(&self, path: &[u8]) -> rustix::io::Result<OwnedFd> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let within = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
+        let path = if path.is_empty() { b"." } else { path };
+        loop {
+            match rustix::fs::openat2(&self.root, path, flags, Mode::empty(), within) {
+                Err(Errno::AGAIN | Errno::INTR) => {}
+                done => return done,
+            }
+        }
+    }
+
+    fn make(&mut self, path: &[u8]) -> rustix::io::Result<OwnedFd> {
+        let (parent, name) = split(path);
+        let parent = match self.open_beneath(parent) {
+            Err(Errno::NOENT) => self.make(parent)?,
+            opened => opened?,
+        };
+        rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(0o700))?;
+        self.made += 1;
+        let made = self.open_beneath(path)?;
+        set_mode(&made)?;
+        Ok(made)
+    }
+}
+
+/// Whoever a container's command runs as, it can make its own files beside the tree's: nobody else is in there.
+fn set_mode(folder: &OwnedFd) -> rustix::io::Result<()> {
+    rustix::fs::fchmod(folder, Mode::from_raw_mode(0o777))
+}
+
+fn split(path: &[u8]) -> (&[u8], &OsStr) {
+    match path.iter().rposition(|byte| *byte == b'/') {
+        Some(at) => (&path[..at], OsStr::from_bytes(&path[at + 1..])),
+        None => (&[], OsStr::from_bytes(path)),
+    }
+}
+
+fn mode_of(entry: &Entry<'_>) -> u32 {
+    match entry.mode {
+        EntryMode::Executable => 0o755,
+        EntryMode::File | EntryMode::Link => 0o644,
+    }
+}
+
+fn times(mtime_ns: i64) -> Timestamps {
+    let second = 1_000_000_000;
+    Timestamps {
+        last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
+        last_modification: Timespec {
+            tv_sec: mtime_ns.div_euclid(second),
+            tv_nsec: mtime_ns.rem_euclid(second),
+        },
+    }
+}
+
+/// Its access time says when it was last sent or changed.
+fn dress(file: &File, entry: &Entry<'_>) -> io::Result<()> {
+    rustix::fs::fchmod(file, Mode::from_raw_mode(mode_of(entry)))?;
+    let mut times = times(entry.mtime_ns);
+    times.last_access.tv_nsec = UTIME_NOW;
+    Ok(rustix::fs::futimens(file.as_fd(), &times)?)
+}
+
+fn is_older(at: io::Result<SystemTime>, than: std::time::Duration) -> bool {
+    at.is_ok_and(|at| at.elapsed().is_ok_and(|age| age > than))
+}
+
+/// Is this file still the one of that name?
+fn is_at(file: &File, path: &Path) -> bool {
+    match (file.metadata(), fs::metadata(path)) {
+        (Ok(ours), Ok(there)) => (ours.dev(), ours.ino()) == (there.dev(), there.ino()),
+        (Ok(_) | Err(_), Ok(_) | Err(_)) => false,
+    }
+}
+
+fn list(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    fs::read_dir(folder)?.map(|entry| entry.map(|entry| entry.path())).collect()
+}
+
+/// Whatever it is; somebody else may be at it too.
+fn remove(path: &Path) -> io::Result<()> {
+    let removed = match fs::symlink_metadata(path) {
+        Ok(found) if found.is_dir() => fs::remove_dir_all(path),
+        Ok(_) => fs::remove_file(path),
+        Err(error) => Err(error),
+    };
+    match removed {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    }
+}
