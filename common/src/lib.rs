@@ -20,6 +20,7 @@ mod output;
 mod packet;
 mod pipeline;
 mod run;
+mod runner;
 mod source;
 mod spec;
 mod step;
@@ -40,6 +41,7 @@ pub use run::{
     Attempt, AttemptEnd, IllegalTransition, Phase, RunEvent, RunFact, RunState, StageRun, StartedBy, StepRun,
     StepState, TaskRun, TaskState,
 };
+pub use runner::{StepTests, TestListener, Tests};
 pub use source::{
     BadManifest, BlobId, BlobsStored, Entry, EntryMode, Manifest, MissingBlobs, SourceAt, TreeId,
 };

@@ -62,13 +62,19 @@ pub struct TestCounts {
 }
 
 impl TestCounts {
-    pub fn count(&mut self, outcome: TestOutcome) {
+    pub fn count(&mut self, outcome: TestOutcome, number: u64) {
         let place = match outcome {
             TestOutcome::Passed => &mut self.passed,
             TestOutcome::Failed | TestOutcome::Errored => &mut self.failed,
             TestOutcome::Skipped => &mut self.skipped,
         };
-        *place += 1;
+        *place = place.saturating_add(number);
+    }
+
+    pub fn add(&mut self, more: TestCounts) {
+        self.passed = self.passed.saturating_add(more.passed);
+        self.failed = self.failed.saturating_add(more.failed);
+        self.skipped = self.skipped.saturating_add(more.skipped);
     }
 
     /// Worst first, without what there is none of: `1 failed, 2 skipped, 12 passed`.

@@ -1,4 +1,5 @@
 mod again;
 mod machine;
+mod runners;
 mod source;
 mod wire;

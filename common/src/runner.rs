@@ -1,0 +1,111 @@
+//! Listens to what a step prints for what test runners tell in it: which tests there were, which failed and why.
+//!
+//! It is a stranger's text: any line may be a lie of the program under test. So nothing in here makes a task green, or
+//! red green; it says what to show, and whether a runner itself says that it ran no test at all.
+
+mod cargo;
+mod found;
+mod go;
+mod javascript;
+mod lines;
+mod pytest;
+mod tap;
+mod unittest;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Stream, TestCounts, TestResult};
+use found::Found;
+use lines::Lines;
+
+/// What is known of the tests of something.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Tests {
+    /// As the runners count. There may be more than `results` has: many runners do not name what passed.
+    pub counts: TestCounts,
+    /// Failed ones first, else in the order in which they were told of.
+    pub results: Vec<TestResult>,
+    /// So many more had a name, and were left out.
+    pub omitted: u64,
+}
+
+impl Tests {
+    pub fn and(mut self, more: Tests) -> Tests {
+        self.counts.add(more.counts);
+        self.results.extend(more.results);
+        self.results.sort_by_key(|result| !result.outcome.is_bad());
+        self.omitted += more.omitted;
+        self
+    }
+}
+
+/// Listens to what one step prints, bytes as they come.
+#[derive(Default)]
+pub struct TestListener {
+    stdout: Lines,
+    stderr: Lines,
+    runners: Runners,
+}
+
+#[derive(Default)]
+struct Runners {
+    pytest: pytest::Pytest,
+    unittest: unittest::Unittest,
+    cargo: cargo::Cargo,
+    go: go::Go,
+    javascript: javascript::JavaScript,
+    tap: tap::Tap,
+}
+
+/// What one step's output told.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct StepTests {
+    pub tests: Tests,
+    /// A test runner spoke, and by its own count it ran, and skipped, nothing.
+    pub ran_none: bool,
+}
+
+impl TestListener {
+    pub fn hear(&mut self, stream: Stream, bytes: &[u8]) {
+        let lines = match stream {
+            Stream::Stdout => &mut self.stdout,
+            Stream::Stderr => &mut self.stderr,
+            // No test runner's.
+            Stream::Pipedef => return,
+        };
+        lines.take(bytes, |line| self.runners.line(line));
+    }
+
+    pub fn finish(mut self) -> StepTests {
+        for lines in [&mut self.stdout, &mut self.stderr] {
+            lines.end(|line| self.runners.line(line));
+        }
+        let Runners { pytest, unittest, cargo, go, javascript, tap } = self.runners;
+        let found = [
+            pytest.finish(),
+            unittest.finish(),
+            cargo.finish(),
+            go.finish(),
+            javascript.finish(),
+            tap.finish(),
+        ];
+        let has_spoken = found.iter().any(|found| found.has_closed);
+        let has_run = found.iter().any(|found| found.ran_uncounted);
+        let tests = found.into_iter().map(Found::tests).fold(Tests::default(), Tests::and);
+        let ran_none =
+            has_spoken && !has_run && tests.counts == TestCounts::default() && tests.results.is_empty();
+        StepTests { tests, ran_none }
+    }
+}
+
+impl Runners {
+    fn line(&mut self, line: &str) {
+        self.pytest.line(line);
+        self.unittest.line(line);
+        self.cargo.line(line);
+        self.go.line(line);
+        self.javascript.line(line);
+        self.tap.line(line);
+    }
+}
