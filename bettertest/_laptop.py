@@ -29,6 +29,15 @@ CANCEL_S = 45.0
 # For what a task's Python still does after its last word, such as removing its temporary files.
 LEAVE_S = 5.0
 
+# A snapshot is a boss's to take and to send.
+NO_SOURCE = {
+    "answer": "refused",
+    "problem": {
+        "error": "source_at needs a boss, and python -m bettertest is none",
+        "hint": "run it with: bettertest run FILE",
+    },
+}
+
 
 def discover(pipedef: str) -> dict[str, Any]:
     """`discovered` of common/wire. Raises Refusal."""
@@ -188,7 +197,10 @@ class _Attempt:
         last = None
         followers = []
         for said in process.messages():
-            if said["say"] == "step_asked":
+            if said["say"] == "step_asked" and "source_at" in said["spec"]:
+                self._answers[said["call"]] = NO_SOURCE
+                process.say({**NO_SOURCE, "call": said["call"]})
+            elif said["say"] == "step_asked":
                 followers.append(threading.Thread(target=self._follow, args=(process, said), daemon=True))
                 followers[-1].start()
             elif said["say"] == "imported":

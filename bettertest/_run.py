@@ -108,6 +108,7 @@ def run(
     network: Optional[Literal["egress", "none"]] = None,
     output_cap_bytes: Optional[int] = None,
     entrypoint: bool = False,
+    source_at: Optional[str] = None,
     check: bool = True,
 ) -> StepResult:
     """Runs one command in one fresh container, waits for its end, and raises unless all went well.
@@ -129,6 +130,9 @@ def run(
     network           `egress` (out to the world, nothing in; the default) or `none`
     output_cap_bytes  how much of the beginning, and as much again of the end, of the output is kept
     entrypoint        run the command through the image's ENTRYPOINT instead of replacing it
+    source_at         absolute path of a folder in the container: the project's files, as they lay on disk when the run
+                      began, lie there over the image's, as in `run(WORKER, IMAGE, "pytest -x", source_at="/app")`.
+                      By default the container has the image's files alone
     check             False: an exit code other than 0 is returned, not raised. Nothing else is let through
 
     Raises CommandFailed, StepTimedOut, StepCancelled, SpecRefused, WorkerUnreachable or EngineFault (all of them
@@ -167,6 +171,8 @@ def run(
         "network": network,
         "output_cap_bytes": output_cap_bytes,
         "entrypoint": entrypoint or None,
+        # No part of a spec on the wire: the boss, which has the source, says which tree lies there.
+        "source_at": source_at,
     }
     spec: dict[str, Any] = {"image": image, "command": _command(command)}
     spec.update((name, value) for name, value in optional.items() if value is not None)
@@ -242,7 +248,7 @@ def _env(env: Optional[Mapping[str, str]]) -> Optional[dict[str, str]]:
 def _check_types(worker: str, spec: dict[str, Any]) -> None:
     """Refuses what JSON cannot carry, or would carry as something else. The rest is for the worker to judge."""
     for name, value in (("worker", worker), *spec.items()):
-        if name in ("worker", "image", "workdir", "user", "network"):
+        if name in ("worker", "image", "workdir", "user", "network", "source_at"):
             fits, kind = isinstance(value, str), "a string"
         elif name == "entrypoint":
             fits, kind = isinstance(value, bool), "True or False"

@@ -165,6 +165,7 @@ class Last(Stage):
         ("import os; run(W, I, 'exit 0'); os._exit(0)", 3, "errored: runner_died"),
         ("1/0", 1, "failed: raised"),
         ("run(W, I, 'refuse')", 1, "failed: spec_refused"),
+        ("run(W, I, 'exit 0', source_at='/app')", 1, "failed: spec_refused"),
         ("run(W, I, 'exit 1', check=False)", 0, "passed"),
         ("run(W, I, 'fault')", 3, "errored: image_not_found"),
         ("try: run(W, I, 'fault')\n        except EngineFault: pass", 3, "errored: image_not_found"),

@@ -32,7 +32,8 @@ result = run(W, I, "ls")
 assert result.passed and result.exit_code == 0 and result.took_ms == 5 and not result.oom
 assert (result.outcome, result.reason, result.message, result.hint) == ("passed", None, None, None)
 run(W, I, ("a", "b"), workdir="/srv", env={"A": "é"}, user="1000:1000", timeout_s=600, memory_bytes=2**30,
-    cpus=1.5, pids=256, shm_bytes=65536, network="none", output_cap_bytes=1024, entrypoint=True)
+    cpus=1.5, pids=256, shm_bytes=65536, network="none", output_cap_bytes=1024, entrypoint=True,
+    source_at="/app")
 print("printed")
 """
     with task(one(tmp_path, body), "T.x") as running:
@@ -54,6 +55,7 @@ print("printed")
             "network": "none",
             "output_cap_bytes": 1024,
             "entrypoint": True,
+            "source_at": "/app",
         }
         running.answer(2)
         assert running.last() == {"say": "returned"}
@@ -130,6 +132,7 @@ for bad in (
     dict(command=["\\udc80"]), dict(image=None), dict(worker=1), dict(workdir=pathlib.Path("/srv")),
     dict(env={"A": 1}), dict(env={"A": "\\udc80"}), dict(timeout_s=1.5), dict(timeout_s=True),
     dict(cpus=float("nan")), dict(cpus=float("inf")), dict(cpus="2"), dict(entrypoint="yes"), dict(network=0),
+    dict(source_at=True),
 ):
     try:
         run(**{**dict(worker=W, image=I, command="ls"), **bad})
@@ -160,6 +163,7 @@ run(W, I, "last")
             "cpus has to be a number, not '2'",
             "entrypoint has to be True or False, not 'yes'",
             "network has to be a string, not 0",
+            "source_at has to be a string, not True",
             "",
         ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,10 @@ def test_run_asks_as_the_samples_do_and_takes_their_answers() -> None:
     except SpecRefused as error:
         assert error._call == 2 and str(error) == sample("descriptor_refused")["problem"]["error"]
         assert error.hint == "change the call of run(...) in the pipedef"
+    with suppress(SpecRefused):
+        _run.run("http://localhost:9009", "myproject-test", "pytest", source_at="/app")
     assert asked[0] == sample("descriptor_step_asked")
+    assert asked[2] == sample("descriptor_step_asked_source")
     assert asked[1]["spec"] == options
 
 

@@ -57,6 +57,7 @@ class TestUnit(Stage):
             network="none",
             output_cap_bytes=2**20,
             entrypoint=True,
+            source_at="/app",
             check=False,
         )
         run("w", "i", ("a", "tuple"), cpus=2, network="egress")

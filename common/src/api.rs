@@ -2,7 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Phase, Reason, RunNumber, RunState, SkipReason, StartedBy, StepId, TaskId, TaskState, Verdict};
+use crate::{
+    Phase, Reason, RunNumber, RunSource, RunState, SkipReason, StartedBy, StepId, TaskId, TaskState, Verdict,
+};
 
 /// What went wrong and what to do next; the body of every refusal, and a part of `task_ended`.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -85,6 +87,9 @@ pub struct Page {
 pub struct RunView {
     #[serde(flatten)]
     pub summary: RunSummary,
+    /// Of a run whose pipedef speaks of `source_at`: which files it is of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<RunSource>,
     pub stages: Vec<StageView>,
 }
 
@@ -149,7 +154,7 @@ impl RunView {
             stage: stage.name.clone(),
             tasks: stage.tasks.iter().map(TaskView::of).collect(),
         });
-        RunView { summary: RunSummary::of(run), stages: stages.collect() }
+        RunView { summary: RunSummary::of(run), source: run.source.clone(), stages: stages.collect() }
     }
 }
 

@@ -38,8 +38,8 @@ pub use output::{Bytes, Mark, OutputMark, Stream};
 pub use packet::{Failure, NewLine, PACKET_BYTES, Packet, TOLD, failed};
 pub use pipeline::{Pipeline, Stage, Task};
 pub use run::{
-    Attempt, AttemptEnd, IllegalTransition, Phase, RunEvent, RunFact, RunState, StageRun, StartedBy, StepRun,
-    StepState, TaskRun, TaskState,
+    Attempt, AttemptEnd, IllegalTransition, Phase, RunEvent, RunFact, RunSource, RunState, StageRun,
+    StartedBy, StepRun, StepState, TaskRun, TaskState,
 };
 pub use runner::{StepTests, TestListener, Tests};
 pub use source::{
@@ -49,7 +49,7 @@ pub use spec::{Command, Network, SpecProblem, StepSpec};
 pub use step::{StepEnd, StepEvent};
 pub use test::{TestCounts, TestOutcome, TestResult};
 pub use verdict::{Outcome, Reason, SkipReason, Verdict};
-pub use words::{duration, headline, passed_again, task_words};
+pub use words::{duration, headline, passed_again, source_words, task_words};
 
 #[cfg(test)]
 mod tests;

@@ -34,6 +34,9 @@ pub enum RunFact {
         /// Not told of runs from before this was recorded.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         started_by: Option<StartedBy>,
+        /// Of a run whose pipedef speaks of `source_at`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        source: Option<RunSource>,
     },
     TaskStarted {
         task: TaskId,
@@ -97,6 +100,7 @@ pub struct RunState {
     pub phase: Phase,
     pub only: Option<Vec<TaskId>>,
     pub started_by: Option<StartedBy>,
+    pub source: Option<RunSource>,
     /// How often a part of it was run again.
     pub reruns: u32,
     pub cancel_asked: bool,
@@ -106,6 +110,23 @@ pub struct RunState {
     pub last_seq: Seq,
     /// Where in `stages` a task stands, so that a run of thousands of tasks stays quick.
     places: BTreeMap<TaskId, (usize, usize)>,
+}
+
+/// Which files a run is of: a snapshot of the work tree, taken when the run began.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct RunSource {
+    /// Null where there is no git, or no commit yet.
+    pub commit: Option<String>,
+    /// Null also where none is checked out.
+    pub branch: Option<String>,
+    /// Other files than that commit's.
+    pub is_dirty: bool,
+    /// Equal files give an equal one, whenever they were written.
+    pub tree: String,
+    /// How many files, and how many bytes these are.
+    pub files: u64,
+    pub bytes: u64,
 }
 
 /// Where somebody asked for a run.
@@ -247,9 +268,10 @@ impl RunState {
     /// Every check stands before the first change, so that a refused fact leaves no trace.
     fn take(&mut self, at_ms: u64, fact: &RunFact) -> Result<(), String> {
         match (fact, self.phase) {
-            (RunFact::RunStarted { run, key, pipeline, only, started_by }, Phase::Unborn) => {
+            (RunFact::RunStarted { run, key, pipeline, only, started_by, source }, Phase::Unborn) => {
                 self.begin(at_ms, *run, key, pipeline, only.as_deref())?;
                 self.started_by = *started_by;
+                self.source.clone_from(source);
                 return Ok(());
             }
             (RunFact::RunStarted { .. }, _) => return Err("the run has already started".to_owned()),

@@ -83,6 +83,8 @@ reasons! {
     ImageChanged = "image_changed" => Errored,
     /// The worker does not have the source that a step is to run on.
     UnknownTree = "unknown_tree" => Errored,
+    /// The files under test could not be read, or not be sent as they were when the run began.
+    SourceLost = "source_lost" => Errored,
     PullDenied = "pull_denied" => Errored,
     PullTimeout = "pull_timeout" => Errored,
     PullFailed = "pull_failed" => Errored,

@@ -1,6 +1,6 @@
 //! The same words for the same thing in the terminal and on the page.
 
-use crate::{Phase, RunState, TaskRun, TaskState, Verdict};
+use crate::{Phase, RunSource, RunState, TaskRun, TaskState, Verdict};
 
 /// A duration as people say it: `0.4s`, `12.3s`, `2m 05s`, `1h 02m`.
 pub fn duration(ms: u64) -> String {
@@ -45,6 +45,18 @@ pub fn headline(run: &RunState) -> String {
         words.push_str(&format!(" ({} of {} tasks)", only.len(), run.tasks().count()));
     }
     words
+}
+
+/// Which files a run is of: `main at 1a2b3c4d5e, with changes`, or without git `5 files`.
+pub fn source_words(source: &RunSource) -> String {
+    let Some(commit) = &source.commit else {
+        let s = if source.files == 1 { "" } else { "s" };
+        return format!("{} file{s}, no commit", source.files);
+    };
+    let short = commit.get(..10).unwrap_or(commit);
+    let branch = source.branch.as_ref().map(|branch| format!("{branch} at ")).unwrap_or_default();
+    let changes = if source.is_dirty { ", with changes" } else { "" };
+    format!("{branch}{short}{changes}")
 }
 
 /// How many of its tasks have passed, but not at their first attempt.

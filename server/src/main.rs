@@ -27,6 +27,7 @@ mod select;
 mod show_command;
 mod signals;
 mod slice;
+mod source;
 mod terminal;
 #[cfg(test)]
 mod tests;

@@ -113,7 +113,13 @@ impl Report {
         let stages = count(run.stages.len(), "stage");
         let (what, of) =
             (format!("run {}{again}", run.number), format!("{part}{tasks} in {stages}  {pipedef}{workers}"));
-        self.two(&self.paint.sgr("1", &what), columns(&what), &of)
+        let mut lines = self.two(&self.paint.sgr("1", &what), columns(&what), &of);
+        if let Some(source) = &run.source {
+            // The names of branches are the user's.
+            let words = plain(&format!("on {}", common::source_words(source)));
+            lines.push_str(&format!("{}\n", self.dim(&words)));
+        }
+        lines
     }
 
     /// What to print for an event that the state has just taken in.

@@ -21,6 +21,7 @@ impl Story {
             pipeline: Pipeline { stages },
             only: only.map(ids),
             started_by: None,
+            source: None,
         });
         story
     }

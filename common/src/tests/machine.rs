@@ -78,6 +78,7 @@ fn any_fact() -> impl Strategy<Value = RunFact> {
             pipeline: pipeline(),
             only,
             started_by: None,
+            source: None,
         }),
         6 => (any_task(), attempt.clone()).prop_map(|(task, attempt)| RunFact::TaskStarted { task, attempt }),
         6 => (any_task(), attempt.clone(), any_step()).prop_map(move |(task, attempt, step)| {
@@ -114,6 +115,7 @@ fn legal(facts: Vec<RunFact>) -> (RunState, Vec<RunEvent>) {
         pipeline: pipeline(),
         only: None,
         started_by: None,
+        source: None,
     };
     let mut run = RunState::default();
     let mut log = Vec::new();

@@ -100,10 +100,11 @@ fn every_run_event_has_a_sample_and_together_they_are_a_run() {
 fn a_run_from_before_it_was_recorded_who_started_it_can_be_read() {
     let (_, mut json) = samples("run_started").remove(0);
     json.as_object_mut().unwrap().remove("started_by");
+    json.as_object_mut().unwrap().remove("source");
     let event: RunEvent = serde_json::from_value(json.clone()).unwrap();
     let mut run = RunState::default();
     run.apply(&event).unwrap();
-    assert_eq!(run.started_by, None);
+    assert_eq!((run.started_by, &run.source), (None, &None));
     assert_eq!(serde_json::to_value(&event).unwrap(), json);
 }
 

@@ -206,6 +206,7 @@ pub(super) fn started() -> RunFact {
         },
         only: None,
         started_by: None,
+        source: None,
     }
 }
 

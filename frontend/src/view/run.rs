@@ -1,6 +1,6 @@
 //! One run: how it stands, its first failure, its tasks, and beside them the output of one.
 
-use common::{Phase, RunState, duration, headline, passed_again, task_words};
+use common::{Phase, RunState, duration, headline, passed_again, source_words, task_words};
 use yew::prelude::*;
 
 use super::{log, parts, task, tasks};
@@ -73,6 +73,9 @@ fn view_verdict(model: &Model, page: &RunPage, state: &RunState, send: &Callback
                     <span title={parts::clock(state.started_at_ms, model.utc_offset_min)}>
                         { format!("started {}", parts::when(state.started_at_ms, model.now_ms, model.utc_offset_min)) }
                     </span>
+                    if let Some(source) = &state.source {
+                        <span class="source" title={source.commit.clone()}>{ source_words(source) }</span>
+                    }
                     if times > 1 {
                         <span>{ format!("re-run, attempt {times}") }</span>
                     }

@@ -4,13 +4,14 @@
 //! A mark is written before its bytes, so whatever stands in the file after the last mark is that mark's. So a boss
 //! that comes after a killed one knows from the two files alone how far each step's output is stored.
 
-use common::{Mark, OutputMark, RunNumber, StepId, Stream};
+use common::{Mark, OutputMark, RunKey, RunNumber, StepId, Stream};
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use tokio::sync::watch;
 
 /// Which attempt's output. Tasks go by their place in the pipeline: names are the user's and no file names.
@@ -20,6 +21,11 @@ pub(crate) struct OutputId {
     pub(crate) task: usize,
     pub(crate) attempt: u32,
 }
+
+const DRAFT: &str = "draft-";
+
+/// No snapshot takes so long.
+const OLD_DRAFT: Duration = Duration::from_secs(3600);
 
 /// How far an output has come; `ended` means that no byte follows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -42,6 +48,30 @@ impl Outputs {
 
     pub(crate) fn path(&self, id: OutputId) -> PathBuf {
         self.folder.join(id.run.to_string()).join(format!("{}-{}.out", id.task, id.attempt))
+    }
+
+    /// All of a run's files.
+    pub(crate) fn folder(&self, run: RunNumber) -> PathBuf {
+        self.folder.join(run.to_string())
+    }
+
+    /// Where what a run needs is made, before it has a number.
+    pub(crate) fn draft(&self, key: &RunKey) -> PathBuf {
+        self.folder.join(format!("{DRAFT}{}", key.as_str()))
+    }
+
+    /// What was learned about the files of the source, for the next run.
+    pub(crate) fn memory(&self) -> PathBuf {
+        self.folder.join("source-ids")
+    }
+
+    /// Makes of a draft the folder of a run that is about to begin.
+    pub(crate) fn adopt(&self, draft: &Path, run: RunNumber) -> io::Result<PathBuf> {
+        // A run of this number never came to be, and left its folder.
+        self.remove(run)?;
+        let folder = self.folder(run);
+        std::fs::rename(draft, &folder)?;
+        Ok(folder)
     }
 
     pub(crate) fn index_path(&self, id: OutputId) -> PathBuf {
@@ -118,6 +148,22 @@ impl Outputs {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             removed => removed,
         }
+    }
+
+    /// Removes the drafts that a crash has left. Those of late may be of a run that begins just now.
+    pub(crate) fn remove_old_drafts(&self) -> io::Result<()> {
+        let entries = match std::fs::read_dir(&self.folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            entries => entries?,
+        };
+        for entry in entries {
+            let entry = entry?;
+            let is_draft = entry.file_name().to_string_lossy().starts_with(DRAFT);
+            if is_draft && entry.metadata()?.modified()?.elapsed().is_ok_and(|age| age > OLD_DRAFT) {
+                std::fs::remove_dir_all(entry.path())?;
+            }
+        }
+        Ok(())
     }
 
     /// The runs that there is output of.

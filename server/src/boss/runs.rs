@@ -11,11 +11,12 @@ mod orphans;
 mod python;
 mod replay;
 mod resume;
+mod source;
 mod step;
 
 use common::{
-    Page, Phase, Pipeline, Problem, Reason, RunEvent, RunFact, RunKey, RunNumber, RunState, RunSummary, Seq,
-    SkipReason, StartedBy, TaskId, WorkerView,
+    Page, Phase, Pipeline, Problem, Reason, RunEvent, RunFact, RunKey, RunNumber, RunSource, RunState,
+    RunSummary, Seq, SkipReason, StartedBy, TaskId, WorkerView,
 };
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
@@ -38,6 +39,7 @@ use log::Log;
 pub(crate) use log::LogError;
 pub(crate) use log::now_ms;
 use resume::{code_of, pins_of};
+use source::Taken;
 
 /// How many Python processes execute tasks at once. More tasks than that wait their turn.
 const TASKS_AT_ONCE: usize = 64;
@@ -132,6 +134,9 @@ struct Run {
     number: RunNumber,
     key: RunKey,
     code: Code,
+    source: Taken,
+    /// The workers that have the source by now, by address; held while it is sent there.
+    brought: Mutex<HashMap<String, Arc<tokio::sync::Mutex<bool>>>>,
     /// What its tasks are forked from; None where each starts a Python of its own.
     host: OnceCell<Option<Arc<Host>>>,
     log: Log,
@@ -239,6 +244,8 @@ impl Runs {
             all: self.all.clone(),
             number,
             key: state.key.clone().expect("a run that has ended has begun"),
+            source: self.all.stored_source(number, &code),
+            brought: Mutex::default(),
             code,
             host: OnceCell::new(),
             pins: Mutex::new(pins_of(&state)),
@@ -415,13 +422,16 @@ impl All {
         only: Option<Vec<TaskId>>,
         by: StartedBy,
     ) -> Result<RunNumber, RunsError> {
+        let source = self.take_source(&key, &code).await;
         let (state_out, state_in) = tokio::sync::oneshot::channel();
         let first = {
-            let key = key.clone();
+            let (key, outputs) = (key.clone(), self.outputs.clone());
             move |run| {
-                let (events, state) = first_events(run, key, pipeline, only, by);
+                // On its place before there is the run: whoever finds that finds its source.
+                let source = source.moved_to_run(&outputs, run);
+                let (events, state) = first_events(run, key, pipeline, only, by, source.record());
                 let summary = RunSummary::of(&state);
-                state_out.send(state).expect("the receiver waits for this transaction");
+                state_out.send((state, source)).expect("the receiver waits for this transaction");
                 (events, summary)
             }
         };
@@ -431,12 +441,14 @@ impl All {
             python: code.python.to_str().map(str::to_owned),
         };
         let number = self.store.create(key.clone(), stored, first).await?;
-        let state = state_in.await.expect("the transaction that made the run has sent it");
+        let (state, source) = state_in.await.expect("the transaction that made the run has sent it");
         let run = Arc::new(Run {
             all: self.clone(),
             number,
             key,
             code,
+            source,
+            brought: Mutex::default(),
             host: OnceCell::new(),
             log: Log::new(self.clone(), state),
             cancel: self.closing.child_token(),
@@ -522,12 +534,13 @@ fn first_events(
     pipeline: Pipeline,
     only: Option<Vec<TaskId>>,
     by: StartedBy,
+    source: Option<RunSource>,
 ) -> (Vec<RunEvent>, RunState) {
     let left_out: Vec<TaskId> = match &only {
         Some(only) => pipeline.tasks().filter(|task| !only.contains(task)).collect(),
         None => Vec::new(),
     };
-    let begin = RunFact::RunStarted { run, key, pipeline, only, started_by: Some(by) };
+    let begin = RunFact::RunStarted { run, key, pipeline, only, started_by: Some(by), source };
     let skip = |task| RunFact::TaskSkipped { task, why: SkipReason::NotSelected };
     let mut state = RunState::default();
     let mut events = Vec::new();

@@ -1,6 +1,8 @@
 //! The only code that speaks to a worker: starts a step, follows it to its end through cut connections, cancels
 //! it. It never starts a step anew that a worker may have seen.
 
+mod upload;
+
 use bytes::Bytes;
 use common::{Health, Outcome, Problem, Reason, StepEvent, StepId, StepSpec, WorkerView};
 use futures_util::{Stream, StreamExt as _};
@@ -17,6 +19,8 @@ use crate::limits;
 #[derive(Clone)]
 pub(crate) struct WorkerClient {
     http: reqwest::Client,
+    /// For what takes its time, and says nothing while it does.
+    bulk: reqwest::Client,
     /// The addresses of workers that answered once. Such a one that is away is likely to come back.
     met: Arc<Mutex<HashSet<String>>>,
 }
@@ -26,6 +30,8 @@ pub(crate) struct WorkerClient {
 pub(crate) enum Trouble {
     /// The worker does not take this spec: the pipedef's mistake.
     Refused(Problem),
+    /// The worker does not have the source that this step is to see. Once it has, the step can be asked for again.
+    NoTree(Problem),
     /// Ours, the machine's or the network's.
     Fault { reason: Reason, message: String, hint: Option<String> },
 }
@@ -41,6 +47,11 @@ pub(crate) struct Followed {
     stream: Option<EventStream>,
     /// Did the worker ever tell of this step? From then on it is followed, never posted again.
     known: bool,
+    patience: Patience,
+}
+
+/// How long a worker is waited for that does not serve, and with which pauses it is asked again.
+struct Patience {
     heard_at: Instant,
     tries: u32,
 }
@@ -53,22 +64,25 @@ struct EventStream {
 
 impl WorkerClient {
     pub(crate) fn new() -> WorkerClient {
-        let http = reqwest::Client::builder()
-            // What is on the way is chosen by the pipedef, not by this machine's environment.
-            .no_proxy()
-            .connect_timeout(Duration::from_secs(5))
-            // Of headers and of each read after them.
-            .read_timeout(limits::SILENCE)
-            .tcp_nodelay(true)
-            .tcp_user_timeout(limits::SILENCE)
-            .tcp_keepalive(limits::KEEP_ALIVE)
-            .tcp_keepalive_interval(limits::KEEP_ALIVE)
-            // Shorter than the other end keeps it, so that none is used that is just being closed.
-            .pool_idle_timeout(limits::SILENCE)
-            .redirect(reqwest::redirect::Policy::none())
-            .build()
-            .expect("a client without TLS needs nothing that could be missing");
-        WorkerClient { http, met: Arc::default() }
+        let client = || {
+            reqwest::Client::builder()
+                // What is on the way is chosen by the pipedef, not by this machine's environment.
+                .no_proxy()
+                .connect_timeout(Duration::from_secs(5))
+                .tcp_nodelay(true)
+                .tcp_user_timeout(limits::SILENCE)
+                .tcp_keepalive(limits::KEEP_ALIVE)
+                .tcp_keepalive_interval(limits::KEEP_ALIVE)
+                // Shorter than the other end keeps it, so that none is used that is just being closed.
+                .pool_idle_timeout(limits::SILENCE)
+                .redirect(reqwest::redirect::Policy::none())
+        };
+        let build = |client: reqwest::ClientBuilder| {
+            client.build().expect("a client without TLS needs nothing that could be missing")
+        };
+        // Of headers and of each read after them.
+        let http = build(client().read_timeout(limits::SILENCE));
+        WorkerClient { http, bulk: build(client()), met: Arc::default() }
     }
 
     fn has_met(&self, worker: &WorkerAddress) -> bool {
@@ -97,8 +111,7 @@ impl WorkerClient {
             position,
             stream: None,
             known,
-            heard_at: Instant::now(),
-            tries: 0,
+            patience: Patience::new(),
         }
     }
 
@@ -213,8 +226,7 @@ impl Followed {
             }
             match stream.bytes.next().await {
                 Some(Ok(bytes)) => {
-                    self.heard_at = Instant::now();
-                    self.tries = 0;
+                    self.patience.heard();
                     let EventStream { decoder, ready, .. } = stream;
                     decoder
                         .feed(&bytes, |event| ready.push_back(event))
@@ -260,17 +272,7 @@ impl Followed {
                 let ours = problem.reason.filter(|reason| reason.outcome() == Outcome::Errored);
                 NotNow { reason: ours.unwrap_or(Reason::EngineUnavailable), problem, taken: false }
             }
-            Err(error) => NotNow {
-                reason: Reason::WorkerUnreachable,
-                taken: !error.is_connect(),
-                problem: Problem::new(
-                    format!("the worker {} does not answer: {}", self.worker.base, root_of(&error)),
-                    format!(
-                        "is it running there? start it with: bettertest --worker{}",
-                        listen_flag(&self.worker)
-                    ),
-                ),
-            },
+            Err(error) => unreachable(&self.worker, &error),
         };
         self.wait_or_give_up(why).await
     }
@@ -279,13 +281,16 @@ impl Followed {
     async fn not_served(&mut self, answer: Response) -> Result<Problem, Trouble> {
         let status = answer.status();
         let text = words_of(answer).await;
-        let problem = serde_json::from_str(&text).unwrap_or_else(|_| Problem {
+        let problem: Problem = serde_json::from_str(&text).unwrap_or_else(|_| Problem {
             error: format!("the worker {} answered {status}", self.worker.base),
             hint: Some("is that address a bettertest worker?".to_owned()),
             ..Problem::default()
         });
         let fault =
             |reason, problem: Problem| Trouble::Fault { reason, message: problem.error, hint: problem.hint };
+        if problem.reason == Some(Reason::UnknownTree) && !self.known {
+            return Err(Trouble::NoTree(problem));
+        }
         match status {
             StatusCode::SERVICE_UNAVAILABLE => Ok(problem),
             // A step that is under way may be served at the next try.
@@ -305,11 +310,25 @@ impl Followed {
     }
 
     async fn wait_or_give_up(&mut self, why: NotNow) -> Result<(), Trouble> {
-        let (patience, reason) = match (self.known, why.reason) {
+        let has_met = self.client.has_met(&self.worker);
+        self.patience.wait(self.known, has_met, why).await
+    }
+}
+
+impl Patience {
+    fn new() -> Patience {
+        Patience { heard_at: Instant::now(), tries: 0 }
+    }
+
+    fn heard(&mut self) {
+        *self = Patience::new();
+    }
+
+    /// Waits a little before the next try, unless there were enough.
+    async fn wait(&mut self, known: bool, has_met: bool, why: NotNow) -> Result<(), Trouble> {
+        let (patience, reason) = match (known, why.reason) {
             (true, _) => (WORKER_LOST, Reason::WorkerLost),
-            (false, reason @ Reason::WorkerUnreachable) if why.taken || self.client.has_met(&self.worker) => {
-                (WORKER_LOST, reason)
-            }
+            (false, reason @ Reason::WorkerUnreachable) if why.taken || has_met => (WORKER_LOST, reason),
             (false, reason @ Reason::WorkerUnreachable) => (FIRST_CONTACT, reason),
             (false, reason) => (NOT_READY, reason),
         };
@@ -322,6 +341,17 @@ impl Followed {
         self.tries += 1;
         tokio::time::sleep(pause).await;
         Ok(())
+    }
+}
+
+fn unreachable(worker: &WorkerAddress, error: &reqwest::Error) -> NotNow {
+    NotNow {
+        reason: Reason::WorkerUnreachable,
+        taken: !error.is_connect(),
+        problem: Problem::new(
+            format!("the worker {} does not answer: {}", worker.base, root_of(error)),
+            format!("is it running there? start it with: bettertest --worker{}", listen_flag(worker)),
+        ),
     }
 }
 

@@ -27,7 +27,8 @@ fn facts(run: RunNumber, key: RunKey) -> Vec<RunFact> {
     let declared = ["a", "b"].map(|name| Task { name: name.to_owned(), line: None }).to_vec();
     let stages = vec![Stage { name: "One".to_owned(), always: false, tasks: declared }];
     let pipeline = Pipeline { stages };
-    let mut facts = vec![RunFact::RunStarted { run, key, pipeline, only: None, started_by: None }];
+    let mut facts =
+        vec![RunFact::RunStarted { run, key, pipeline, only: None, started_by: None, source: None }];
     for name in ["a", "b"] {
         let task = TaskId::new("One", name);
         let verdict = verdict_of(run);

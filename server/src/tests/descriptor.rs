@@ -28,6 +28,7 @@ fn samples_read_and_write_the_same() {
     assert!(matches!(same_both_ways("ready"), Say::Ready { .. }));
     assert!(matches!(same_both_ways("broken"), Say::Broken { .. }));
     assert!(matches!(same_both_ways("step_asked"), Say::StepAsked { .. }));
+    assert!(matches!(same_both_ways("step_asked_source"), Say::StepAsked { .. }));
     assert!(matches!(same_both_ways("imported"), Say::Imported { .. }));
     assert!(matches!(same_both_ways("recorded"), Answer::Recorded { .. }));
     assert!(matches!(same_both_ways("returned"), Say::Returned));

@@ -18,7 +18,8 @@ async fn some_run(store: &Store, tasks: usize) -> (RunNumber, RunKey) {
     let events = {
         let key = key.clone();
         move |run| {
-            let begin = RunFact::RunStarted { run, key, pipeline, only: None, started_by: None };
+            let begin =
+                RunFact::RunStarted { run, key, pipeline, only: None, started_by: None, source: None };
             let skip = |name: &String| RunFact::TaskSkipped {
                 task: TaskId::new("One", name),
                 why: SkipReason::EarlierStage,
@@ -104,6 +105,7 @@ fn old_store(path: &std::path::Path, schema: usize, runs: usize) {
             pipeline: Pipeline::default(),
             only: None,
             started_by: None,
+            source: None,
         };
         let event = RunEvent { seq: Seq(1), at_ms: 7, fact: begin };
         let mut state = RunState::default();

@@ -68,6 +68,7 @@ fn common_knows_nobody() {
 fn boss_and_worker_meet_over_http_only() {
     nowhere(&["crate::worker", "super::worker::"], "server/src/boss", &[]);
     nowhere(&["crate::boss"], "server/src/worker", &[]);
+    nowhere(&["crate::boss", "crate::worker"], "server/src/source", &[]);
     // It knows both.
     for part in ["boss", "worker"] {
         nowhere(&["crate::doctor"], &format!("server/src/{part}"), &[]);
@@ -78,7 +79,12 @@ fn boss_and_worker_meet_over_http_only() {
 fn each_outer_thing_is_known_in_one_place() {
     nowhere(&["bollard"], "server/src", &["server/src/worker/engine/docker"]);
     nowhere(&["rusqlite"], "server/src", &["server/src/boss/store"]);
-    let children = ["boss/pipedef.rs", "worker/engine/native/helper.rs", "worker/engine/native/net/rules.rs"];
+    let children = [
+        "boss/pipedef.rs",
+        "source/git.rs",
+        "worker/engine/native/helper.rs",
+        "worker/engine/native/net/rules.rs",
+    ];
     let children = children.map(|path| format!("server/src/{path}"));
     nowhere(&["process::Command", "Command::new"], "server/src", &children.each_ref().map(String::as_str));
     let no_http = &["axum", "hyper", "crate::http"];

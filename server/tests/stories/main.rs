@@ -28,6 +28,7 @@ mod replayed;
 mod rerun;
 mod runs;
 mod show;
+mod source;
 mod together;
 mod torrent;
 mod upgrade;

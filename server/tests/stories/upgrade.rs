@@ -32,7 +32,14 @@ impl Old {
 
     fn run(&self, number: u64, pipeline: Pipeline, pipedef: &Path, text: &str, facts: Vec<RunFact>) {
         let (run, key) = (RunNumber(number), RunKey::from_random(number.into()));
-        let begin = RunFact::RunStarted { run, key: key.clone(), pipeline, only: None, started_by: None };
+        let begin = RunFact::RunStarted {
+            run,
+            key: key.clone(),
+            pipeline,
+            only: None,
+            started_by: None,
+            source: None,
+        };
         let mut state = RunState::default();
         let mut events = Vec::new();
         for (seq, fact) in std::iter::once(begin).chain(facts).enumerate() {

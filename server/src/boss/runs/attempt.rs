@@ -18,6 +18,7 @@ use super::Run;
 use super::clock::Clock;
 use super::log::{LogError, now_ms};
 use super::replay::Replay;
+use super::source::read_spec;
 use super::step::{Before, Step, StepDone};
 use crate::boss::output::{Output, OutputId, Stored};
 use crate::boss::pipedef::{Answer, Heard, Runner, Say};
@@ -331,10 +332,10 @@ impl Attempt {
 
     /// Python called `run(...)`: records it, and starts to follow it. What is known already is done at once.
     async fn ask(&mut self, call: u64, worker: String, spec: serde_json::Value) -> Result<(), LogError> {
-        let spec = match read_spec(spec) {
+        let spec = match read_spec(spec, &self.run.source) {
             Ok(spec) => spec,
             Err(problem) => {
-                self.done.insert(call, StepDone::Refused(problem));
+                self.done.insert(call, StepDone::never_asked(problem));
                 self.replay.ended(call);
                 return Ok(());
             }
@@ -462,15 +463,6 @@ fn out_of_time() -> Word {
     let error = format!("the task took longer than {}", common::duration(TASK_TIME.as_millis() as u64));
     let hint = "split it into several tasks: they run at once";
     (Verdict::Not(Reason::TaskTimeout), Some(Problem::new(error, hint)))
-}
-
-/// What a call of `run(...)` asks for, or what is wrong with it: the pipedef's mistake.
-fn read_spec(spec: serde_json::Value) -> Result<StepSpec, Problem> {
-    let hint = "change that call of run(...) in the pipedef";
-    let spec: StepSpec = serde_json::from_value(spec)
-        .map_err(|error| Problem::new(format!("run(...) was called with {error}"), hint))?;
-    spec.check().map_err(|problem| Problem::new(problem.to_string(), hint))?;
-    Ok(spec.identity())
 }
 
 impl Run {

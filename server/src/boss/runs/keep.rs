@@ -101,6 +101,7 @@ impl All {
     /// A folder of output is made after its run is in the store. One without a run is of a removal that the disk has
     /// forgotten in a crash, or of a store that was put back from an older copy.
     async fn remove_strays(&self) -> Result<(), KeepError> {
+        self.on_disk(|outputs| outputs.remove_old_drafts()).await?;
         let runs = self.on_disk(|outputs| outputs.runs()).await?;
         for run in self.store.without_a_run(runs).await? {
             self.on_disk(move |outputs| outputs.remove(run)).await?;

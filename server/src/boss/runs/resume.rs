@@ -32,6 +32,8 @@ impl All {
                 .key
                 .clone()
                 .ok_or_else(|| StoreError::Contradicts(format!("run {number} never began")))?,
+            source: self.stored_source(number, &code),
+            brought: Mutex::default(),
             code,
             host: OnceCell::new(),
             pins: Mutex::new(pins_of(&state)),

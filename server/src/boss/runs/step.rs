@@ -32,6 +32,21 @@ impl StepDone {
         }
     }
 
+    /// Of a call that no step came of: its author's mistake, or something that is wrong here.
+    pub(super) fn never_asked(problem: Problem) -> StepDone {
+        match problem.reason {
+            Some(reason) if reason != Reason::SpecRefused => StepDone::Ended(StepEnd {
+                verdict: Verdict::Not(reason),
+                message: Some(problem.error),
+                hint: problem.hint,
+                exit_code: None,
+                oom: false,
+                took_ms: 0,
+            }),
+            Some(_) | None => StepDone::Refused(problem),
+        }
+    }
+
     pub(super) fn end(&self) -> Option<&StepEnd> {
         match self {
             StepDone::Ended(end) => Some(end),
@@ -78,7 +93,7 @@ impl Step {
             Ok(_) if self.cancel.is_cancelled() && !self.before.asked => {
                 return self.ended_here(position, cancelled_before_start()).await;
             }
-            Ok(worker) => match self.listen(&worker, &mut position, &mut in_queue).await? {
+            Ok(worker) => match self.listen_with_source(&worker, &mut position, &mut in_queue).await? {
                 Ok(end) => return Ok(StepDone::Ended(end)),
                 Err(trouble) => {
                     // Nobody will hear of this step any more, so it is not to go on.
@@ -98,6 +113,7 @@ impl Step {
         let took_ms = asked_at.elapsed().as_millis() as u64;
         let (reason, message, hint) = match trouble {
             Trouble::Fault { reason, message, hint } => (reason, message, hint),
+            Trouble::NoTree(problem) => (Reason::UnknownTree, problem.error, problem.hint),
             Trouble::Refused(problem) => (Reason::SpecRefused, problem.error, problem.hint),
         };
         self.ended_here(position, StepEvent::Errored { reason, message, hint, took_ms, exit_code: None })
@@ -114,6 +130,40 @@ impl Step {
     async fn append(&self, position: u64, said: StepEvent) -> Result<(), LogError> {
         let (task, attempt, step) = (self.task.clone(), self.attempt, self.id.clone());
         self.run.log.append(RunFact::Step { task, attempt, step, position, said }).await.map(|_| ())
+    }
+
+    /// Listens to a step once the worker has the source that it is to see. It may lose it again meanwhile; then that is
+    /// brought there once more.
+    async fn listen_with_source(
+        &self,
+        worker: &WorkerAddress,
+        position: &mut u64,
+        in_queue: &mut InQueue<'_>,
+    ) -> Result<Result<StepEnd, Trouble>, LogError> {
+        // One that is cancelled by now only is to be ended, if it ever began.
+        if self.spec.source.is_none() || self.cancel.is_cancelled() {
+            return self.listen(worker, position, in_queue).await;
+        }
+        for again in [false, true] {
+            let brought = tokio::select! {
+                brought = self.run.bring_source(worker, again) => brought,
+                () = self.cancel.cancelled() => Ok(()),
+            };
+            if let Err(trouble) = brought {
+                return Ok(Err(trouble));
+            }
+            if self.cancel.is_cancelled() && !self.before.asked {
+                let said = cancelled_before_start();
+                let end = said.end().expect("it is one");
+                self.append(*position + 1, said).await?;
+                return Ok(Ok(end));
+            }
+            match self.listen(worker, position, in_queue).await? {
+                Err(Trouble::NoTree(_)) if !again => {}
+                listened => return Ok(listened),
+            }
+        }
+        unreachable!("the second time it has returned")
     }
 
     async fn listen(

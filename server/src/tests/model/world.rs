@@ -249,7 +249,14 @@ impl World {
             let (pipeline, key) = (case.pipeline.clone(), case.key(boss));
             world.append(
                 boss,
-                RunFact::RunStarted { run: RunNumber(1), key, pipeline, only: None, started_by: None },
+                RunFact::RunStarted {
+                    run: RunNumber(1),
+                    key,
+                    pipeline,
+                    only: None,
+                    started_by: None,
+                    source: None,
+                },
             );
         }
         world
