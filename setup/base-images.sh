@@ -72,6 +72,23 @@ debian() {
     stable - ${mirror:+"deb $mirror stable main"} >$context/debian.tar
 }
 
+# Debian's Rust is years behind what crates ask for, and bettertest is built with one that is not: that one, if it is of
+# rustup, as only then it runs wherever it lies.
+rust=
+if have rustup && have rustc; then
+  rust=$(rustc --print sysroot)
+  rust_for=$(rustc -vV | sed -n 's/^host: //p')
+fi
+# Debian's npm is four hundred packages; this machine's is one folder.
+npm=
+if have npm && [ -e "$(npm root -g)/npm/bin/npm-cli.js" ]; then npm=$(npm root -g)/npm; fi
+mkdir -p $context/{none,node,rust/bin,rust/lib/rustlib}
+toolchain() {
+  cp -a "$rust"/bin/{cargo,rustc,rustdoc} $context/rust/bin/ &&
+    cp -a "$rust"/lib/*.so* $context/rust/lib/ &&
+    cp -a "$rust/lib/rustlib/$rust_for" $context/rust/lib/rustlib/
+}
+
 # dockerfile NAME: what makes it. Each is one layer upon the same Debian.
 dockerfile() {
   local install='RUN apt-get update && apt-get install -y --no-install-recommends'
@@ -101,13 +118,25 @@ STEPS
     node:*)
       echo "FROM $base"
       echo 'ENV NODE_EXTRA_CA_CERTS=/etc/ssl/certs/ca-certificates.crt'
-      echo "$install nodejs npm && $clean"
+      if [ -n "$npm" ]; then
+        echo 'ENV NPM_CONFIG_PREFIX=/usr/local'
+        echo 'COPY --chown=0:0 npm /usr/local/lib/node_modules/npm'
+        echo "$install nodejs && $clean && mkdir -p /usr/local/etc && ln -s /etc/npmrc /usr/local/etc/npmrc && \\"
+        echo '  for name in npm npx; do ln -s ../lib/node_modules/npm/bin/$name-cli.js /usr/local/bin/$name; done && npm --version'
+      else
+        echo "$install nodejs npm && $clean"
+      fi
       echo 'CMD ["node"]'
       ;;
     rust:*)
       echo "FROM $base"
       echo 'ENV CARGO_HOME=/usr/local/cargo PATH=/usr/local/cargo/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'
-      echo "$install cargo rustc gcc libc6-dev && $clean"
+      if [ -n "$rust" ]; then
+        echo "$install gcc libc6-dev && $clean"
+        echo 'COPY --chown=0:0 . /usr/local/'
+      else
+        echo "$install cargo rustc gcc libc6-dev && $clean"
+      fi
       ;;
     golang:*)
       echo "FROM $base"
@@ -123,7 +152,10 @@ make_image() {
   local name=$1 older
   older=$(docker image inspect --format '{{.Id}}' "$name" 2>/dev/null || true)
   dockerfile "$name" >"$context/${name%:*}.Dockerfile"
-  docker build --label "$label=$inputs" --tag "$name" --file "$context/${name%:*}.Dockerfile" "$context" || return 1
+  # Each is sent only what it takes.
+  local sent=$context/none
+  case $name in "$base") sent=$context ;; node:*) sent=$context/node ;; rust:*) sent=$context/rust ;; esac
+  docker build --label "$label=$inputs" --tag "$name" --file "$context/${name%:*}.Dockerfile" "$sent" || return 1
   # It has lost its name, and stays only while something runs in it.
   if [ -n "$older" ]; then docker image rm "$older" >/dev/null 2>&1 || true; fi
 }
@@ -133,6 +165,8 @@ make_all() {
     gather && debian && make_image $base || return 1
     rm -f $context/debian.tar
   fi
+  if is_wanted rust:slim && [ -n "$rust" ]; then toolchain || return 1; fi
+  if is_wanted node:lts-slim && [ -n "$npm" ]; then cp -aL "$npm" $context/node/npm || return 1; fi
   # At once: one waits for the network while another unpacks.
   local name pid pids=()
   for name in $derived; do
@@ -143,4 +177,5 @@ make_all() {
   done
   for pid in "${pids[@]}"; do wait "$pid" || return 1; done
 }
+trap 'rm -rf $context/rust $context/node' EXIT
 work base-images "is this machine online? try: apt-get update" make_all

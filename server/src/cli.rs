@@ -29,6 +29,7 @@ pub(crate) struct Cli {
 
 const EXAMPLES: &str = "\
 Examples:
+  bettertest init                                      write what runs the tests of this folder
   bettertest run                                       run the tests of this folder
   bettertest --worker                                  run steps for a boss on this machine
   bettertest --worker --listen 10.0.0.7:9009           ... and for one elsewhere
@@ -36,6 +37,12 @@ Examples:
   bettertest doctor                                    what is missing here
 
 `bettertest COMMAND --help` has examples of each command.";
+
+const INIT_EXAMPLES: &str = "\
+Examples:
+  bettertest init            the project in this folder
+  bettertest init ../shop    in another one
+  bettertest init --agents   and tell agents of it, in AGENTS.md";
 
 const RUN_EXAMPLES: &str = "\
 Examples:
@@ -154,6 +161,9 @@ pub(crate) struct Serve {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Look at a project and write the pipedef and the Dockerfile that run its tests; nothing is overwritten
+    #[command(after_long_help = INIT_EXAMPLES)]
+    Init(InitArgs),
     /// Run a pipedef here and now; exit code 0 passed, 1 not passed, 2 set-up wrong, 3 errored, 130 cancelled
     #[command(after_long_help = RUN_EXAMPLES)]
     Run(RunArgs),
@@ -179,7 +189,7 @@ pub(crate) enum Command {
     #[command(after_long_help = MAN_EXAMPLES)]
     Man {
         /// The command whose page it is
-        #[arg(value_parser = ["run", "rerun", "show", "open", "doctor", "backup", "restore", "completions", "man"])]
+        #[arg(value_parser = ["init", "run", "rerun", "show", "open", "doctor", "backup", "restore", "completions", "man"])]
         command: Option<String>,
     },
     /// Write the history of the boss on this machine, which may run, to one file
@@ -188,6 +198,16 @@ pub(crate) enum Command {
     /// Make the history in a backup that of a data directory which has none
     #[command(after_long_help = RESTORE_EXAMPLES)]
     Restore(BackupArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InitArgs {
+    /// The folder of the project
+    #[arg(default_value = ".", value_name = "FOLDER")]
+    pub(crate) path: PathBuf,
+    /// Add how an agent runs the tests to the project's AGENTS.md
+    #[arg(long)]
+    pub(crate) agents: bool,
 }
 
 #[derive(Debug, Args)]

@@ -11,6 +11,7 @@ mod doctor;
 mod error;
 mod extract;
 mod http;
+mod init;
 mod joined;
 mod limits;
 mod local;
@@ -98,6 +99,10 @@ async fn dispatch(cli: Cli) -> Result<u8, SetupError> {
         Some(Command::Run(args)) => run_command::run(args).await,
         Some(Command::Rerun(args)) => rerun_command::rerun(args).await,
         Some(Command::Show(args)) => show_command::show(args).await,
+        Some(Command::Init(args)) => {
+            say::out(&init::init(&args)?);
+            Ok(0)
+        }
         Some(Command::Open(args)) => {
             let data = args.data_dir.map_or_else(DataDir::default_path, Ok)?;
             let link = open_command::link(&data).await?;

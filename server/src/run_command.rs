@@ -100,7 +100,7 @@ pub(crate) fn find_pipedef(path: &Path) -> Result<PathBuf, SetupError> {
         Ok(found) => Ok(found),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound && path.is_dir() => no(
             format!("there is no .bettertest/pipedef.py in {}", path.display()),
-            "write one (the README shows one of ten lines), or name a pipedef: bettertest run FILE",
+            "bettertest init writes one; or name a pipedef: bettertest run FILE",
         ),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => no(
             format!("there is no pipedef {}", path.display()),

@@ -16,6 +16,7 @@ mod disk;
 mod doctor;
 mod forked;
 mod history;
+mod init;
 mod looks;
 mod metrics;
 mod network;

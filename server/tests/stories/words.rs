@@ -6,7 +6,7 @@ use crate::ci::BINARY;
 use crate::command::{err, out, refused};
 
 const COMMANDS: &[&str] =
-    &["run", "rerun", "show", "open", "doctor", "backup", "restore", "completions", "man"];
+    &["init", "run", "rerun", "show", "open", "doctor", "backup", "restore", "completions", "man"];
 
 fn said(args: &[&str]) -> Output {
     Command::new(BINARY).args(args).stdin(Stdio::null()).output().unwrap()

@@ -1,0 +1,53 @@
+//! The text of the pipedef.
+
+use std::collections::HashSet;
+use std::fmt::Write as _;
+
+use super::Task;
+
+pub(super) const FILE: &str = ".bettertest/pipedef.py";
+
+pub(super) fn text(image: &str, tasks: &[Task]) -> String {
+    let mut text = format!(
+        "\"\"\"How this project is tested. `bettertest init` wrote it; from now on it is yours.\"\"\"\n\n\
+         from bettertest import Stage, run\n\n\
+         WORKER = \"http://localhost:9009\"\n\
+         IMAGE = \"{image}\"  # docker build -t {image} .\n\n\n\
+         class Tests(Stage):\n"
+    );
+    let mut taken = HashSet::new();
+    for (index, task) in tasks.iter().enumerate() {
+        let gap = if index == 0 { "" } else { "\n" };
+        let name = unlike(&identifier(&task.name), &mut taken);
+        let command = literal(&task.command);
+        write!(
+            text,
+            "{gap}    @staticmethod\n    def task_{name}() -> None:\n        run(WORKER, IMAGE, {command})\n"
+        )
+        .expect("a String takes everything");
+    }
+    text
+}
+
+/// What Python takes behind `task_`.
+fn identifier(name: &str) -> String {
+    let kept = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '_' };
+    let name: String = name.chars().map(kept).collect();
+    let words: Vec<&str> = name.split('_').filter(|word| !word.is_empty()).collect();
+    if words.is_empty() { "tests".to_owned() } else { words.join("_") }
+}
+
+fn unlike(name: &str, taken: &mut HashSet<String>) -> String {
+    let mut other = name.to_owned();
+    let mut count = 2;
+    while !taken.insert(other.clone()) {
+        other = format!("{name}_{count}");
+        count += 1;
+    }
+    other
+}
+
+/// A string as Python reads it: JSON's are, but for nothing that a command can have.
+fn literal(text: &str) -> String {
+    serde_json::to_string(text).expect("a string is JSON")
+}
