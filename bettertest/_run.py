@@ -109,6 +109,7 @@ def run(
     output_cap_bytes: Optional[int] = None,
     entrypoint: bool = False,
     source_at: Optional[str] = None,
+    allow_no_tests: bool = False,
     check: bool = True,
 ) -> StepResult:
     """Runs one command in one fresh container, waits for its end, and raises unless all went well.
@@ -130,9 +131,8 @@ def run(
     network           `egress` (out to the world, nothing in; the default) or `none`
     output_cap_bytes  how much of the beginning, and as much again of the end, of the output is kept
     entrypoint        run the command through the image's ENTRYPOINT instead of replacing it
-    source_at         absolute path of a folder in the container: the project's files, as they lay on disk when the run
-                      began, lie there over the image's, as in `run(WORKER, IMAGE, "pytest -x", source_at="/app")`.
-                      By default the container has the image's files alone
+    source_at         absolute path in the container: the project's files, as they were when the run began, lie there
+    allow_no_tests    True: a test runner that says that it ran no test does not make the task fail
     check             False: an exit code other than 0 is returned, not raised. Nothing else is let through
 
     Raises CommandFailed, StepTimedOut, StepCancelled, SpecRefused, WorkerUnreachable or EngineFault (all of them
@@ -173,6 +173,7 @@ def run(
         "entrypoint": entrypoint or None,
         # No part of a spec on the wire: the boss, which has the source, says which tree lies there.
         "source_at": source_at,
+        "allow_no_tests": allow_no_tests or None,
     }
     spec: dict[str, Any] = {"image": image, "command": _command(command)}
     spec.update((name, value) for name, value in optional.items() if value is not None)
@@ -250,7 +251,7 @@ def _check_types(worker: str, spec: dict[str, Any]) -> None:
     for name, value in (("worker", worker), *spec.items()):
         if name in ("worker", "image", "workdir", "user", "network", "source_at"):
             fits, kind = isinstance(value, str), "a string"
-        elif name == "entrypoint":
+        elif name in ("entrypoint", "allow_no_tests"):
             fits, kind = isinstance(value, bool), "True or False"
         elif name == "cpus":
             # Infinity and NaN are no JSON; of them alone the difference from itself is not 0.

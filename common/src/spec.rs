@@ -55,6 +55,9 @@ pub struct StepSpec {
     /// Run the command through the image's ENTRYPOINT instead of replacing it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub entrypoint: bool,
+    /// A test runner that runs no test is all right. For the boss; no worker is told of it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub allow_no_tests: bool,
     /// Files that lie over the image's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<Box<SourceAt>>,
@@ -129,6 +132,7 @@ impl StepSpec {
             network: Network::default(),
             output_cap_bytes: None,
             entrypoint: false,
+            allow_no_tests: false,
             source: None,
         }
     }

@@ -62,6 +62,8 @@ macro_rules! reasons {
 reasons! {
     /// A command ended with an exit code other than 0.
     CommandFailed = "command_failed" => Failed,
+    /// The command ended with exit code 0, and its test runner said that it ran no test.
+    NoTests = "no_tests" => Failed,
     /// The pipedef raised an exception.
     Raised = "raised" => Failed,
     /// The worker refused what the pipedef asked for.

@@ -4,6 +4,8 @@
 //! A mark is written before its bytes, so whatever stands in the file after the last mark is that mark's. So a boss
 //! that comes after a killed one knows from the two files alone how far each step's output is stored.
 
+mod heard;
+
 use common::{Mark, OutputMark, RunKey, RunNumber, StepId, Stream};
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
@@ -287,6 +289,10 @@ enum Whose {
 }
 
 impl Output {
+    pub(crate) fn id(&self) -> OutputId {
+        self.id
+    }
+
     /// Stores what a step printed, and where in its spool that comes from.
     pub(crate) fn step_printed(&self, step: &StepId, stream: Stream, bytes: &[u8], from: Place, at_ms: u64) {
         let whose = Whose::Step(step.clone(), stream);

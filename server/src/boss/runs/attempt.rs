@@ -130,10 +130,12 @@ pub(super) async fn attempt(
             };
             let ended = attempt.execute(ending).await?;
             attempt.mark_what_was_not_kept();
+            let id = output.id();
             let stored = tokio::task::spawn_blocking(move || output.end())
                 .await
                 .unwrap_or_else(|panicked| Err(panicked.to_string()));
             match stored {
+                Ok(()) if ended.0.passed() => run.unless_no_tests(&task, id, ended).await,
                 Ok(()) => ended,
                 Err(why) => lost_output(why),
             }
@@ -466,6 +468,36 @@ fn out_of_time() -> Word {
 }
 
 impl Run {
+    /// A step that ended well, but whose test runner says itself that it ran no test, has proven nothing.
+    async fn unless_no_tests(&self, task: &TaskId, output: OutputId, passed: Word) -> Word {
+        let outputs = self.all.outputs.clone();
+        let heard = tokio::task::spawn_blocking(move || outputs.heard(output))
+            .await
+            .unwrap_or_else(|panicked| Err(std::io::Error::other(panicked)));
+        let heard = match heard {
+            Ok(heard) => heard,
+            Err(why) => return lost_output(format!("it cannot be read again: {why}")),
+        };
+        let attempt = output.attempt;
+        let none = |state: &RunState| {
+            let steps = &state.task(task)?.attempts.iter().find(|known| known.number == attempt)?.steps;
+            let none = |step: &&StepRun| {
+                let passed = matches!(&step.state, StepState::Ended(end) if end.verdict.passed());
+                passed && !step.spec.allow_no_tests && heard.get(&step.id).is_some_and(|tests| tests.ran_none)
+            };
+            steps.iter().find(none).map(|step| step.spec.command.for_show())
+        };
+        match self.log.look(none).await {
+            Some(command) => {
+                let error = format!("no test was run by: {command}");
+                let hint =
+                    "look at what it selects; where it may run none, call run(..., allow_no_tests=True)";
+                (Verdict::Not(Reason::NoTests), Some(Problem::new(error, hint)))
+            }
+            None => passed,
+        }
+    }
+
     /// The output is made before the attempt is told of, so that whoever hears of it finds it.
     async fn begin_attempt(&self, task: &TaskId) -> Begin {
         let begun = |state: &RunState| {

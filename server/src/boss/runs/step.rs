@@ -174,6 +174,7 @@ impl Step {
     ) -> Result<Result<StepEnd, Trouble>, LogError> {
         let mut spec = self.spec.clone();
         spec.id = Some(self.id.clone());
+        spec.allow_no_tests = false;
         spec.image_digest = self.run.pin(&self.worker, &spec.image);
         let Before { logged, stored, .. } = self.before;
         let mut place = stored.next;
