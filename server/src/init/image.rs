@@ -5,7 +5,7 @@ use std::path::Path;
 use super::Plan;
 
 /// Where the project lies in the image.
-const AT: &str = "/app";
+pub(super) const AT: &str = "/app";
 
 /// None of it is part of a project, and some of it is large.
 pub(super) const IGNORED: &str = "\

@@ -105,7 +105,10 @@ fn write_plan(folder: &Path, plan: &Plan, others: &[String], told: &mut Told) ->
     for other in others {
         told.line("saw", other, "left out: give it tasks of its own");
     }
-    let text = pipedef::text(&image::name(folder), &plan.tasks);
+    let has_image = folder.join("Dockerfile").symlink_metadata().is_ok();
+    // Only of our own is known where it has the project, over which the files lie as they are when a run begins.
+    let at = (!has_image).then_some(image::AT);
+    let text = pipedef::text(&image::name(folder), at, &plan.tasks);
     let count = counted(plan.tasks.len(), "task", "tasks that run at once");
     if write(folder, pipedef::FILE, &text)? {
         told.line("wrote", pipedef::FILE, &count);

@@ -7,7 +7,9 @@ use super::Task;
 
 pub(super) const FILE: &str = ".bettertest/pipedef.py";
 
-pub(super) fn text(image: &str, tasks: &[Task]) -> String {
+/// `at`: where the project lies in the image, where that is known.
+pub(super) fn text(image: &str, at: Option<&str>, tasks: &[Task]) -> String {
+    let source = at.map_or_else(String::new, |at| format!(", source_at=\"{at}\""));
     let mut text = format!(
         "\"\"\"How this project is tested. `bettertest init` wrote it; from now on it is yours.\"\"\"\n\n\
          from bettertest import Stage, run\n\n\
@@ -22,7 +24,7 @@ pub(super) fn text(image: &str, tasks: &[Task]) -> String {
         let command = literal(&task.command);
         write!(
             text,
-            "{gap}    @staticmethod\n    def task_{name}() -> None:\n        run(WORKER, IMAGE, {command})\n"
+            "{gap}    @staticmethod\n    def task_{name}() -> None:\n        run(WORKER, IMAGE, {command}{source})\n"
         )
         .expect("a String takes everything");
     }

@@ -59,6 +59,44 @@ class Cleanup(Stage):
     assert_eq!(problem.line, Some(7), "{problem:?}");
 }
 
+#[tokio::test]
+async fn a_test_runner_that_ran_nothing_proves_nothing() {
+    let ci = Ci::with(
+        r#"
+NONE = "print Ran 0 tests in 0.000s; print OK"
+
+class Tests(Stage):
+    def task_none(self):
+        run(WORKER, IMAGE, NONE)
+
+    def task_none_of_two(self):
+        run(WORKER, IMAGE, "print Ran 3 tests in 0.000s; print OK")
+        run(WORKER, IMAGE, NONE)
+
+    def task_allowed(self):
+        run(WORKER, IMAGE, NONE, allow_no_tests=True)
+
+    def task_red_anyway(self):
+        run(WORKER, IMAGE, NONE + "; exit 5")
+
+    def task_some(self):
+        run(WORKER, IMAGE, "print Ran 3 tests in 0.000s; print OK")
+
+    def task_no_runner(self):
+        run(WORKER, IMAGE, "print 0 problems")
+"#,
+    )
+    .await;
+    let run = ci.run().await;
+    let expected = "failed: no_tests\nTests.none failed: no_tests\nTests.none_of_two failed: no_tests\n\
+                    Tests.allowed passed\nTests.red_anyway failed: command_failed\nTests.some passed\n\
+                    Tests.no_runner passed";
+    assert_eq!(run.summary(), expected);
+    let problem = run.problem("Tests.none");
+    assert!(problem.error.contains("no test was run by: print Ran 0"), "{problem:?}");
+    assert!(problem.hint.as_ref().is_some_and(|hint| hint.contains("allow_no_tests=True")), "{problem:?}");
+}
+
 /// Each way in which a task can end without having passed, and what it is called.
 #[tokio::test]
 async fn nothing_but_a_pass_is_green() {
