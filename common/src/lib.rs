@@ -35,7 +35,7 @@ pub use api::{
 pub use checkup::{Check, CheckState, Checkup};
 pub use names::{BadName, RunKey, RunNumber, Seq, StepId, TaskId, step_id};
 pub use output::{Bytes, Mark, OutputMark, Stream};
-pub use packet::{Failure, NewLine, PACKET_BYTES, Packet, TOLD, failed};
+pub use packet::{FailedTest, Failure, NewLine, PACKET_BYTES, Packet, TESTS_TOLD, TOLD, failed};
 pub use pipeline::{Pipeline, Stage, Task};
 pub use run::{
     Attempt, AttemptEnd, IllegalTransition, Phase, RunEvent, RunFact, RunSource, RunState, StageRun,

@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Phase, RunNumber, RunState, TaskId, TaskRun, TaskState, Verdict};
+use crate::{Phase, RunNumber, RunState, TaskId, TaskRun, TaskState, TestCounts, Verdict};
 
 /// What a packet takes at most, as JSON.
 pub const PACKET_BYTES: usize = 6 * 1024;
@@ -16,6 +16,9 @@ const LEAST_BYTES: usize = 700;
 
 /// What is left of the error of a failure for which there is little room.
 const ERROR_CHARS: usize = 100;
+
+/// Of so many tests that failed in one task a packet tells at most.
+pub const TESTS_TOLD: usize = 20;
 
 /// So many failures are told where each is short; after that nobody reads on.
 pub const TOLD: usize = 10;
@@ -54,6 +57,12 @@ pub struct Failure {
     /// Where in the pipedef, as `file:line`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub at: Option<String>,
+    /// How its tests ended, as the test runners in it counted them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tests: Option<TestCounts>,
+    /// Tests that failed, by name; `tests` counts those that are not told of.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub failed_tests: Vec<FailedTest>,
     /// Where its output leaves that of the last attempt which passed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first_new_line: Option<NewLine>,
@@ -62,6 +71,16 @@ pub struct Failure {
     pub last_lines: Vec<String>,
     /// The command that runs it again, on the files as they are then.
     pub again: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct FailedTest {
+    /// As its runner calls it.
+    pub name: String,
+    /// What was wrong, line by line; empty where the runner does not say.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub message: Vec<String>,
 }
 
 /// The first line of an output that the last green one of the same task does not have: numbers, times, addresses and
@@ -135,6 +154,15 @@ impl Failure {
             gone += 1;
         }
         self.last_lines.drain(..gone);
+        // A name alone says more of a test than the whole message of another.
+        for test in self.failed_tests.iter_mut().rev() {
+            while over > 0 && test.message.len() > 1 {
+                over = over.saturating_sub(test.message.pop().map_or(0, |line| json_bytes(&line) + 1));
+            }
+        }
+        while over > 0 && self.failed_tests.len() > 1 {
+            over = over.saturating_sub(self.failed_tests.pop().map_or(0, |test| json_bytes(&test) + 1));
+        }
         // It may name a long command, of which the pipedef has the rest.
         if self.size_bytes() > size_bytes
             && let Some(error) = &mut self.error

@@ -25,10 +25,27 @@ fn one(failure: &Failure, paint: Paint) -> String {
     lines.extend(failure.error.iter().map(|error| format!("  {}", plain(error))));
     lines.extend(failure.at.iter().map(|at| format!("  at {}", plain(at))));
     lines.extend(failure.hint.iter().map(|hint| format!("  hint: {}", plain(hint))));
+    lines.extend(tests(failure).iter().map(|line| format!("  {line}")));
     lines.extend(failure.first_new_line.iter().flat_map(new_line).map(|line| format!("  {line}")));
     lines.extend(failure.last_lines.iter().map(|line| format!("  │ {}", plain(line))));
     lines.push(format!("  after a change: {}", plain(&failure.again)));
     lines.join("\n") + "\n"
+}
+
+/// How its tests ended, and those that failed.
+pub(crate) fn tests(failure: &Failure) -> Vec<String> {
+    let mut lines: Vec<String> =
+        failure.tests.iter().map(|counts| format!("tests: {}", counts.words())).collect();
+    for test in &failure.failed_tests {
+        lines.push(format!("✗ {}", plain(&test.name)));
+        lines.extend(test.message.iter().map(|line| format!("    {}", plain(line))));
+    }
+    let told = failure.failed_tests.len() as u64;
+    let more = failure.tests.map_or(0, |counts| counts.failed.saturating_sub(told));
+    if more > 0 && told > 0 {
+        lines.push(format!("… and {more} more failed"));
+    }
+    lines
 }
 
 /// What is new in an output, and what was there when it was green.

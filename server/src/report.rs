@@ -288,12 +288,16 @@ impl Report {
                 self.painted(task.state, &words),
                 self.paint.sgr("1", &name)
             ));
+            for line in packet_text::tests(failure) {
+                text.push_str(&self.folded("  ", &line));
+            }
             for line in failure.first_new_line.iter().flat_map(packet_text::new_line) {
                 text.push_str(&self.folded("  ", &line));
             }
-            let from = failure.last_lines.len().saturating_sub(LAST_LINES);
-            let mut last = &failure.last_lines[from..];
-            if last.is_empty() {
+            // Where tests are named, the end of the output says the same again.
+            let most = if failure.failed_tests.is_empty() { LAST_LINES } else { 0 };
+            let mut last = &failure.last_lines[failure.last_lines.len().saturating_sub(most)..];
+            if failure.last_lines.is_empty() {
                 last = failure.error.as_slice();
             }
             for line in last {

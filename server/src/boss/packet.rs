@@ -4,15 +4,15 @@
 mod compare;
 
 use common::{
-    Attempt, Failure, NewLine, PACKET_BYTES, Packet, RunNumber, RunState, TOLD, TaskId, TaskRun, TaskState,
-    Verdict,
+    Attempt, FailedTest, Failure, NewLine, PACKET_BYTES, Packet, RunNumber, RunState, TESTS_TOLD, TOLD,
+    TaskId, TaskRun, TaskState, Tests, Verdict,
 };
 use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
-use super::output::OutputId;
+use super::output::{OutputId, Outputs};
 use super::{Runs, RunsError};
 use crate::joined::joined;
 use crate::terminal;
@@ -26,6 +26,9 @@ const LAST_LINES: usize = 12;
 /// Asked for one task alone.
 const LAST_LINES_OF_ONE: usize = 40;
 const LAST_BYTES: u64 = 64 * 1024;
+
+/// Of what was wrong with one test.
+const MESSAGE_LINES: usize = 8;
 
 /// A line that is longer is cut: its beginning says what it is.
 const LINE_CHARS: usize = 240;
@@ -76,12 +79,18 @@ impl Runs {
             let TaskState::Ended(verdict) = task.state else { continue };
             let Some(attempt) = task.attempts.last().cloned() else { continue };
             let place = run.place(&task.id).expect("it is a task of this run");
-            let output =
-                self.outputs().path(OutputId { run: run.number, task: place, attempt: attempt.number });
+            let id = OutputId { run: run.number, task: place, attempt: attempt.number };
+            let outputs = self.outputs().clone();
             let green = greens.remove(&task.id);
             let again = format!("{again} --task {}", task.id);
             let made = tokio::task::spawn_blocking(move || {
-                failure(task.id, verdict, &attempt, &output, green, lines, again)
+                let tests = tests(&outputs, id);
+                let output = outputs.path(id);
+                Failure {
+                    tests: (tests != Tests::default()).then_some(tests.counts),
+                    failed_tests: failed_tests(&tests),
+                    ..failure(task.id, verdict, &attempt, &output, green, lines, again)
+                }
             });
             failures.push(joined(made.await).await);
         }
@@ -143,10 +152,39 @@ fn failure(
         error: problem.map(|problem| one_line(problem.error.as_bytes())),
         hint: problem.and_then(|problem| Some(one_line(problem.hint.as_ref()?.as_bytes()))),
         at: at.map(|at| one_line(at.as_bytes())),
+        tests: None,
+        failed_tests: Vec::new(),
         first_new_line: green.and_then(|green| new_line(output, &green)),
         last_lines,
         again,
     }
+}
+
+/// Of all steps of an attempt, as far as their output is whole.
+fn tests(outputs: &Outputs, id: OutputId) -> Tests {
+    match outputs.heard(id) {
+        Ok(heard) => heard.into_values().map(|step| step.tests).fold(Tests::default(), Tests::and),
+        Err(error) => {
+            tracing::warn!("the tests in {} are not told: {error}", outputs.path(id).display());
+            Tests::default()
+        }
+    }
+}
+
+fn failed_tests(tests: &Tests) -> Vec<FailedTest> {
+    let failed = tests.results.iter().filter(|result| result.outcome.is_bad()).take(TESTS_TOLD);
+    let told = failed.map(|result| FailedTest {
+        name: one_line(result.name.as_bytes()),
+        message: result
+            .message
+            .iter()
+            .flat_map(|message| {
+                let lines = terminal::shown_tail(message.as_bytes(), usize::MAX);
+                lines.into_iter().take(MESSAGE_LINES).map(|line| cut(&line))
+            })
+            .collect(),
+    });
+    told.collect()
 }
 
 fn new_line(output: &Path, green: &Green) -> Option<NewLine> {

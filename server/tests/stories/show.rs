@@ -82,6 +82,39 @@ fn a_failure_says_what_is_new_since_it_passed_and_what_to_do() {
 }
 
 #[test]
+fn the_tests_that_failed_are_named() {
+    let pipedef = r#"
+class One(Stage):
+    def task_models(self):
+        run(WORKER, IMAGE, "print running 3 tests; print test store::reads ... ok; print test store::writes ... FAILED; "
+            "print test store::slow ... ignored; print failures:; print ---- store::writes stdout ----; "
+            "print thread main panicked at src/store.rs:7:5:; print left is not right; print failures:; "
+            "print test result: FAILED. 1 passed. 1 failed. 1 ignored; exit 101")
+
+    def task_whole(self):
+        run(WORKER, IMAGE, "print test_x.py::test_a PASSED; print test_x.py::test_b FAILED; print 1 failed, 1 passed in 0.1s; exit 1")
+"#;
+    let project = Project::with_fake_engine(pipedef);
+    let (code, said) = told(&project, &[]);
+    assert_eq!(code, Some(1));
+    let failures = &said.last().unwrap()["packet"]["failures"];
+    assert_eq!(
+        failures[0]["failed_tests"],
+        json!([{"name": "store::writes", "message": ["left is not right"]}])
+    );
+    assert_eq!(failures[1]["failed_tests"], json!([{"name": "test_x.py::test_b"}]));
+    assert_eq!(failures[1]["tests"], json!({"passed": 1, "failed": 1, "skipped": 0}));
+    let shown = out(&show(&project, &[]));
+    for part in
+        ["✗ store::writes", "    left is not right", "tests: 1 failed, 1 passed", "✗ test_x.py::test_b"]
+    {
+        assert!(shown.contains(part), "no {part:?} in {shown}");
+    }
+    let recap = out(&project.run(&[]));
+    assert!(recap.contains("✗ store::writes"), "{recap}");
+}
+
+#[test]
 fn of_an_output_what_is_asked_for() {
     let project = Project::with_fake_engine(RED);
     assert_eq!(project.run(&[]).status.code(), Some(1));
