@@ -26,7 +26,7 @@ const MOST_BLOCKS: usize = 1_000;
 
 impl Pytest {
     pub(super) fn line(&mut self, line: &str) {
-        if let Some(inner) = banner(line, '=') {
+        if let Some(inner) = banner(line) {
             self.end_block();
             self.part = match inner {
                 "FAILURES" | "ERRORS" => Part::Failures,
@@ -45,15 +45,13 @@ impl Pytest {
             return;
         }
         match self.part {
-            Part::Failures => {
-                match banner(line, '_').filter(|title| !title.chars().all(|c| c == ' ' || c == '_')) {
-                    Some(title) => {
-                        self.end_block();
-                        self.title = Some(title.to_owned());
-                    }
-                    None => self.block.line(line),
+            Part::Failures => match title_of(line) {
+                Some(title) => {
+                    self.end_block();
+                    self.title = Some(title.to_owned());
                 }
-            }
+                None => self.block.line(line),
+            },
             Part::Summary => self.summary(line),
             Part::Other => self.progress(line),
         }
@@ -151,11 +149,16 @@ fn short_of(name: &str) -> String {
     name.split_once("::").map_or(name, |(_, short)| short).replace("::", ".")
 }
 
-fn banner(line: &str, of: char) -> Option<&str> {
-    let ends = [of; 3].iter().collect::<String>();
-    let inner = line.strip_prefix(&ends)?.trim_matches(of);
-    let is_whole = line.ends_with(&*ends) || of == '_';
-    is_whole.then_some(inner.trim()).filter(|inner| !inner.is_empty())
+fn banner(line: &str) -> Option<&str> {
+    let inner = line.strip_prefix("===")?.strip_suffix("===")?.trim_matches('=').trim();
+    (!inner.is_empty()).then_some(inner)
+}
+
+/// `____ test_x ____`; of a long one there is but one of these at each end. What is nothing else divides a traceback.
+fn title_of(line: &str) -> Option<&str> {
+    let title = line.strip_prefix('_')?.strip_suffix('_')?.trim_matches('_');
+    let title = title.strip_prefix(' ')?.strip_suffix(' ')?;
+    title.contains(|letter| !matches!(letter, '_' | ' ')).then_some(title)
 }
 
 /// `1 failed, 2 passed, 1 warning in 0.12s`, `no tests ran in 0.01s`.

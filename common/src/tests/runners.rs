@@ -59,6 +59,19 @@ fn names_without_end_are_counted_and_not_kept() {
 }
 
 #[test]
+fn a_long_name_of_pytest_has_little_around_it() {
+    let long = format!("test_x[{}]", "long ".repeat(20));
+    let output = format!(
+        "=== FAILURES ===\n_ {long} _\n    def test_x():\n>       1 / 0\n_ _ _ _ _ _\nE   ZeroDivisionError: none\n\
+         === short test summary info ===\nFAILED test_a.py::{long}\n=== 1 failed in 0.1s ===\n"
+    );
+    assert_eq!(
+        heard(output.as_bytes(), 9).tests.results[0].message.as_deref(),
+        Some("ZeroDivisionError: none")
+    );
+}
+
+#[test]
 fn what_is_no_test_runner_says_nothing() {
     let output = "linting\nok 1 - is no TAP without a plan\nrunning the tests\n3 problems in 0.1 ms\nOK\n";
     assert_eq!(heard(output.as_bytes(), 5), StepTests::default());
