@@ -13,6 +13,7 @@ mod tap;
 mod unittest;
 
 use serde::{Deserialize, Serialize};
+use std::collections::HashSet;
 
 use crate::{Stream, TestCounts, TestResult};
 use found::Found;
@@ -31,6 +32,33 @@ pub struct Tests {
 }
 
 impl Tests {
+    /// Of a list that a runner wrote of all its tests. What has a name twice is one test: that which went worse.
+    pub fn listed(results: impl IntoIterator<Item = TestResult>) -> Tests {
+        let mut found = Found::default();
+        for result in results {
+            found.test(&result.name, result.outcome, result.took_ms);
+            if result.outcome.is_bad() {
+                found.failure(&result.name, result.message.as_deref(), result.stack.as_deref());
+            }
+        }
+        found.tests()
+    }
+
+    /// What is listed, where the same step was also `heard`. The list is exact, so that of a test that both know it alone is
+    /// believed. More tests were heard than are listed where a second runner wrote its list over the first one's.
+    pub fn rather_than(mut self, heard: Tests) -> Tests {
+        if heard.counts.total() <= self.counts.total() {
+            return self;
+        }
+        let listed: HashSet<&str> = self.results.iter().map(|result| result.name.as_str()).collect();
+        let (more, _): (Vec<_>, Vec<_>) =
+            heard.results.into_iter().partition(|result| !listed.contains(result.name.as_str()));
+        self.results.extend(more);
+        self.results.sort_by_key(|result| !result.outcome.is_bad());
+        self.omitted += heard.omitted;
+        Tests { counts: heard.counts, ..self }
+    }
+
     pub fn and(mut self, more: Tests) -> Tests {
         self.counts.add(more.counts);
         self.results.extend(more.results);

@@ -71,6 +71,10 @@ impl TestCounts {
         *place = place.saturating_add(number);
     }
 
+    pub fn total(&self) -> u64 {
+        self.passed.saturating_add(self.failed).saturating_add(self.skipped)
+    }
+
     pub fn add(&mut self, more: TestCounts) {
         self.passed = self.passed.saturating_add(more.passed);
         self.failed = self.failed.saturating_add(more.failed);

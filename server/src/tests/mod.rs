@@ -7,6 +7,7 @@ mod descriptor;
 mod dockerd;
 mod doctor;
 mod engines;
+mod junit;
 mod model;
 mod native;
 mod openapi;
