@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# .tools/venv with pytest, mypy and schemathesis, at the versions of requirements.txt.
+# .tools/venv with pytest, mypy, schemathesis and mcp, at the versions of requirements.txt.
 # The library itself needs none of it, and works with Python 3.9: only tests need these.
 . "$(dirname "$0")/lib.sh"
 
@@ -14,7 +14,7 @@ python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
 python3 -c 'import ensurepip, venv' 2>/dev/null ||
   packages python-venv "what python3 needs to make a virtual environment" python3-venv
 
-say "making .tools/venv with pytest and mypy, which check the Python library, and schemathesis, which checks the API"
+say "making .tools/venv with pytest and mypy, which check the Python library, schemathesis, which checks the API, and mcp, an agent's client"
 rm -rf .tools/venv
 work venv "try it by hand: python3 -m venv .tools/venv" python3 -m venv .tools/venv
 work venv-packages "is this machine online? try: .tools/venv/bin/pip install -r setup/requirements.txt" \

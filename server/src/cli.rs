@@ -69,6 +69,14 @@ Examples:
   bettertest show last models --grep 'Error|panicked'  the lines of it that match
   bettertest show --url http://127.0.0.1:9001 --json   of a boss, for machines";
 
+const MCP_EXAMPLES: &str = "\
+Examples:
+  bettertest mcp           the project in the folder in which the agent starts it
+  bettertest mcp ../shop   another one
+
+In the settings of an agent:
+  {\"mcpServers\": {\"bettertest\": {\"command\": \"bettertest\", \"args\": [\"mcp\"]}}}";
+
 const OPEN_EXAMPLES: &str = "\
 Examples:
   bettertest open                                 of the boss that this user runs
@@ -173,6 +181,9 @@ pub(crate) enum Command {
     /// Show what failed in a run and why, in a few kilobytes, or a part of what a task printed
     #[command(after_long_help = SHOW_EXAMPLES)]
     Show(ShowArgs),
+    /// Serve an agent: run the tests and show what failed as tools of MCP, over standard input and output
+    #[command(after_long_help = MCP_EXAMPLES)]
+    Mcp(McpArgs),
     /// Print a new login link of the boss on this machine
     #[command(after_long_help = OPEN_EXAMPLES)]
     Open(OpenArgs),
@@ -189,7 +200,7 @@ pub(crate) enum Command {
     #[command(after_long_help = MAN_EXAMPLES)]
     Man {
         /// The command whose page it is
-        #[arg(value_parser = ["init", "run", "rerun", "show", "open", "doctor", "backup", "restore", "completions", "man"])]
+        #[arg(value_parser = ["init", "run", "rerun", "show", "mcp", "open", "doctor", "backup", "restore", "completions", "man"])]
         command: Option<String>,
     },
     /// Write the history of the boss on this machine, which may run, to one file
@@ -223,6 +234,22 @@ pub(crate) struct RunArgs {
     pub(crate) only_failed: bool,
     #[command(flatten)]
     pub(crate) how: HowToRun,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct McpArgs {
+    /// The project: its folder, or its pipedef
+    #[arg(default_value = ".")]
+    pub(crate) path: PathBuf,
+    /// Send every step to this worker, whatever the pipedef says
+    #[arg(long, value_name = "URL")]
+    pub(crate) worker: Option<String>,
+    /// What makes the containers where no worker listens, as for `bettertest run`
+    #[arg(long, value_name = "E", default_value = AUTO, value_parser = [AUTO, "docker", "native"])]
+    pub(crate) engine: String,
+    /// Where data is kept [default: ~/.local/share/bettertest, of root /var/lib/bettertest]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

@@ -10,11 +10,13 @@ use common::{Problem, Reason};
 pub(crate) struct SetupError {
     pub(crate) error: String,
     pub(crate) hint: String,
+    /// The pipedef's own, where it raised: goes before both lines.
+    pub(crate) traceback: Option<String>,
 }
 
 impl SetupError {
     pub(crate) fn new(error: impl Into<String>, hint: impl Into<String>) -> SetupError {
-        SetupError { error: error.into(), hint: hint.into() }
+        SetupError { error: error.into(), hint: hint.into(), traceback: None }
     }
 }
 

@@ -15,6 +15,7 @@ mod init;
 mod joined;
 mod limits;
 mod local;
+mod mcp;
 mod metrics;
 mod only_failed;
 mod open_command;
@@ -99,6 +100,7 @@ async fn dispatch(cli: Cli) -> Result<u8, SetupError> {
         Some(Command::Run(args)) => run_command::run(args).await,
         Some(Command::Rerun(args)) => rerun_command::rerun(args).await,
         Some(Command::Show(args)) => show_command::show(args).await,
+        Some(Command::Mcp(args)) => mcp::serve(args).await,
         Some(Command::Init(args)) => {
             say::out(&init::init(&args)?);
             Ok(0)

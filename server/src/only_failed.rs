@@ -14,6 +14,9 @@ use crate::local;
 /// So many runs are looked through at most.
 const RUNS_BACK: usize = 50;
 
+/// What is told of tasks that cannot be run again.
+pub(crate) const GONE: &str = "no longer in the pipedef, and so not run";
+
 pub(crate) struct Due {
     /// In the order of the pipeline; never empty.
     pub(crate) tasks: Vec<TaskId>,

@@ -26,7 +26,13 @@ pub(crate) fn err(text: &str) {
     }
 }
 
+/// Of a traceback that is longer the end is shown.
+const TRACEBACK_LINES: usize = 40;
+
 /// The two lines of every refusal.
 pub(crate) fn refusal(error: &SetupError) {
+    if let Some(traceback) = &error.traceback {
+        err(&(terminal::tail(traceback.as_bytes(), TRACEBACK_LINES, false).join("\n") + "\n"));
+    }
     err(&format!("error: {}\nhint: {}\n", plain(&error.error), plain(&error.hint)));
 }

@@ -22,17 +22,10 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 pub(crate) async fn show(args: ShowArgs) -> Result<u8, SetupError> {
     let past = Past::of(&args)?;
-    let run = match args.run {
-        WhichRun::Last => past.latest().await?,
-        WhichRun::Number(number) => RunNumber(number.into()),
-    };
+    let run = past.which(args.run).await?;
     let view = past.view(run).await?;
-    let all: Vec<TaskId> =
-        view.stages.iter().flat_map(|stage| &stage.tasks).map(|task| task.task.clone()).collect();
-    let task = match &args.task {
-        Some(name) => select::tasks(&all, &[], std::slice::from_ref(name))?.and_then(|mut one| one.pop()),
-        None => None,
-    };
+    let all = tasks_of(&view);
+    let task = args.task.as_ref().map(|name| task_named(&all, name)).transpose()?;
     if args.output || args.tail.is_some() || args.grep.is_some() {
         let Some(task) = task.or_else(|| one_that_failed(&view)) else {
             return Err(SetupError::new(
@@ -44,7 +37,12 @@ pub(crate) async fn show(args: ShowArgs) -> Result<u8, SetupError> {
             ));
         };
         let slice = Slice::new(args.grep.as_deref(), args.tail.map(|lines| lines as usize))?;
-        past.output(run, &task, args.attempt, slice).await?;
+        let numbered = args.grep.is_some();
+        let say = move |number: u64, line: &str| match numbered {
+            true => say::out(&format!("{number}:{line}\n")),
+            false => say::out(&format!("{line}\n")),
+        };
+        past.output(run, &task, args.attempt, slice, say).await?;
         return Ok(0);
     }
     let packet = match &task {
@@ -67,8 +65,18 @@ pub(crate) async fn show(args: ShowArgs) -> Result<u8, SetupError> {
     Ok(0)
 }
 
+pub(crate) fn tasks_of(view: &RunView) -> Vec<TaskId> {
+    view.stages.iter().flat_map(|stage| &stage.tasks).map(|task| task.task.clone()).collect()
+}
+
+/// As Stage.task or, where only one has that name, as task.
+pub(crate) fn task_named(all: &[TaskId], name: &str) -> Result<TaskId, SetupError> {
+    let one = select::tasks(all, &[], &[name.to_owned()])?.and_then(|mut one| one.pop());
+    Ok(one.expect("a name that selects nothing is an error"))
+}
+
 /// Where there is but one, nobody need name it.
-fn one_that_failed(view: &RunView) -> Option<TaskId> {
+pub(crate) fn one_that_failed(view: &RunView) -> Option<TaskId> {
     let failed = |task: &&common::TaskView| {
         task.verdict.is_some_and(|verdict| {
             !matches!(verdict.outcome(), common::Outcome::Passed | common::Outcome::Cancelled)
@@ -79,12 +87,12 @@ fn one_that_failed(view: &RunView) -> Option<TaskId> {
 }
 
 /// The runs that there have been.
-enum Past {
+pub(crate) enum Past {
     Here { runs: Runs, again: String },
     Boss(Boss),
 }
 
-struct Boss {
+pub(crate) struct Boss {
     base: String,
     token: Token,
     client: reqwest::Client,
@@ -99,7 +107,12 @@ impl Past {
         if let Some(url) = &args.url {
             return Boss::at(url.clone(), &data, args.data_dir.is_none()).map(Past::Boss);
         }
-        let project = find_project(&args.project)?;
+        Past::here(&args.project, data, args.data_dir.as_deref())
+    }
+
+    /// Of a project on this machine, without a boss. `named` is the data directory where it is not the default one.
+    pub(crate) fn here(path: &Path, data: PathBuf, named: Option<&Path>) -> Result<Past, SetupError> {
+        let project = find_project(path)?;
         let local = local::history_of(&data, &project);
         // A look must not make a history.
         if !local.join("runs.sqlite").exists() {
@@ -112,26 +125,38 @@ impl Past {
         let data = DataDir::open(&data)?;
         let store = boss::open_store(&local)?;
         let runs = boss::runs_in(&local, PathBuf::new(), store, Workers::new(None, data.path())?, &data)?;
-        Ok(Past::Here { runs, again: local::run_words(&args.project, args.data_dir.as_deref()) })
+        Ok(Past::Here { runs, again: local::run_words(path, named) })
+    }
+
+    pub(crate) async fn which(&self, run: WhichRun) -> Result<RunNumber, SetupError> {
+        match run {
+            WhichRun::Last => self.latest().await,
+            WhichRun::Number(number) => Ok(RunNumber(number.into())),
+        }
+    }
+
+    /// The newest first; of a boss as many as it gives at once.
+    pub(crate) async fn page(&self, limit: usize) -> Result<Page, SetupError> {
+        match self {
+            Past::Here { runs, .. } => runs.page(None, limit).await.map_err(unreadable),
+            Past::Boss(boss) => boss.get("/api/runs").await,
+        }
     }
 
     async fn latest(&self) -> Result<RunNumber, SetupError> {
-        let page = match self {
-            Past::Here { runs, .. } => runs.page(None, 1).await.map_err(unreadable)?,
-            Past::Boss(boss) => boss.get::<Page>("/api/runs").await?,
-        };
+        let page = self.page(1).await?;
         let latest = page.runs.first().map(|run| run.run);
         latest.ok_or_else(|| SetupError::new("nothing has run there yet", "run it once: bettertest run"))
     }
 
-    async fn view(&self, run: RunNumber) -> Result<RunView, SetupError> {
+    pub(crate) async fn view(&self, run: RunNumber) -> Result<RunView, SetupError> {
         match self {
             Past::Here { runs, .. } => Ok(RunView::of(&runs.state(run).await.map_err(unreadable)?)),
             Past::Boss(boss) => boss.get(&format!("/api/runs/{run}")).await,
         }
     }
 
-    async fn packet(&self, run: RunNumber) -> Result<Packet, SetupError> {
+    pub(crate) async fn packet(&self, run: RunNumber) -> Result<Packet, SetupError> {
         match self {
             Past::Here { runs, again } => runs.packet(run, again).await.map_err(unreadable),
             Past::Boss(boss) => boss.get(&format!("/api/runs/{run}/packet")).await,
@@ -139,22 +164,22 @@ impl Past {
     }
 
     /// None where that task has not failed.
-    async fn failure(&self, run: RunNumber, task: &TaskId) -> Result<Option<Packet>, SetupError> {
+    pub(crate) async fn failure(&self, run: RunNumber, task: &TaskId) -> Result<Option<Packet>, SetupError> {
         match self {
             Past::Here { runs, again } => runs.failure(run, task, again).await.map_err(unreadable),
             Past::Boss(boss) => boss.get(&format!("/api/runs/{run}/packet?task={task}")).await.map(Some),
         }
     }
 
-    /// Says the lines of an output that are wanted, as it is read.
-    async fn output(
+    /// Tells the lines of an output that are wanted, as it is read; answers how many lines it has.
+    pub(crate) async fn output(
         &self,
         run: RunNumber,
         task: &TaskId,
         attempt: Option<u32>,
         mut slice: Slice,
-    ) -> Result<(), SetupError> {
-        let mut out = |line: &str| say::out(&format!("{line}\n"));
+        mut out: impl FnMut(u64, &str) + Send + 'static,
+    ) -> Result<u64, SetupError> {
         let gone = |why: String| {
             SetupError::new(
                 format!("the output of {task} in run {run} cannot be read: {why}"),
@@ -164,7 +189,7 @@ impl Past {
         match self {
             Past::Here { runs, .. } => {
                 let path = output_of(runs, run, task, attempt).await?;
-                let read = move || -> std::io::Result<()> {
+                let read = move || -> std::io::Result<u64> {
                     let mut file = std::fs::File::open(path)?;
                     let mut piece = vec![0; 64 * 1024];
                     loop {
@@ -173,8 +198,7 @@ impl Past {
                             count => slice.take(&piece[..count], &mut out),
                         }
                     }
-                    slice.end(&mut out);
-                    Ok(())
+                    Ok(slice.end(&mut out))
                 };
                 let read = tokio::task::spawn_blocking(read).await;
                 crate::joined::joined(read).await.map_err(|error| gone(error.to_string()))
@@ -186,8 +210,7 @@ impl Past {
                 while let Some(piece) = pieces.next().await {
                     slice.take(&piece.map_err(|error| gone(error.to_string()))?, &mut out);
                 }
-                slice.end(&mut out);
-                Ok(())
+                Ok(slice.end(&mut out))
             }
         }
     }

@@ -1,5 +1,5 @@
-//! A part of an output that may be long, line by line as it is read: the last lines, or those that match. What comes out
-//! is safe to print, and hides nothing.
+//! A part of an output that may be long, line by line as it is read: the last lines, those that match, those from one on.
+//! What comes out is safe to print, and hides nothing.
 
 use regex::bytes::{Regex, RegexBuilder};
 use std::collections::VecDeque;
@@ -14,7 +14,9 @@ pub(crate) struct Slice {
     grep: Option<Regex>,
     /// Only the last so many are wanted.
     tail: Option<usize>,
-    kept: VecDeque<String>,
+    /// Those before it are not wanted; counted from 1.
+    from: u64,
+    kept: VecDeque<(u64, String)>,
     line: Vec<u8>,
     number: u64,
 }
@@ -30,11 +32,15 @@ impl Slice {
                 "what has a meaning there is taken as it is after a backslash: \\( \\[ \\.",
             )
         })?;
-        Ok(Slice { grep, tail, kept: VecDeque::new(), line: Vec::new(), number: 0 })
+        Ok(Slice { grep, tail, from: 1, kept: VecDeque::new(), line: Vec::new(), number: 0 })
     }
 
-    /// The next bytes of the output; `out` gets each line that is wanted, once that is known.
-    pub(crate) fn take(&mut self, mut bytes: &[u8], out: &mut impl FnMut(&str)) {
+    pub(crate) fn from(self, from: u64) -> Slice {
+        Slice { from, ..self }
+    }
+
+    /// The next bytes of the output; `out` gets each line that is wanted, and which one it is, once that is known.
+    pub(crate) fn take(&mut self, mut bytes: &[u8], out: &mut impl FnMut(u64, &str)) {
         while let Some(end) = memchr::memchr(b'\n', bytes) {
             self.add(&bytes[..end]);
             self.end_line(out);
@@ -43,14 +49,15 @@ impl Slice {
         self.add(bytes);
     }
 
-    /// No more comes.
-    pub(crate) fn end(mut self, out: &mut impl FnMut(&str)) {
+    /// No more comes. Says how many lines there were.
+    pub(crate) fn end(mut self, out: &mut impl FnMut(u64, &str)) -> u64 {
         if !self.line.is_empty() {
             self.end_line(out);
         }
-        for line in &self.kept {
-            out(line);
+        for (number, line) in &self.kept {
+            out(*number, line);
         }
+        self.number
     }
 
     fn add(&mut self, bytes: &[u8]) {
@@ -58,21 +65,18 @@ impl Slice {
         self.line.extend_from_slice(&bytes[..room]);
     }
 
-    fn end_line(&mut self, out: &mut impl FnMut(&str)) {
+    fn end_line(&mut self, out: &mut impl FnMut(u64, &str)) {
         self.number += 1;
         let line = std::mem::take(&mut self.line);
         let line = line.strip_suffix(b"\r").unwrap_or(&line);
-        if self.grep.as_ref().is_some_and(|grep| !grep.is_match(line)) {
+        if self.number < self.from || self.grep.as_ref().is_some_and(|grep| !grep.is_match(line)) {
             return;
         }
-        let mut text = terminal::shown_tail(line, 1).pop().unwrap_or_default();
-        if self.grep.is_some() {
-            text = format!("{}:{text}", self.number);
-        }
+        let text = terminal::shown_tail(line, 1).pop().unwrap_or_default();
         match self.tail {
-            None => out(&text),
+            None => out(self.number, &text),
             Some(tail) => {
-                self.kept.push_back(text);
+                self.kept.push_back((self.number, text));
                 if self.kept.len() > tail {
                     self.kept.pop_front();
                 }
@@ -87,12 +91,14 @@ mod tests {
 
     fn sliced(output: &str, grep: Option<&str>, tail: Option<usize>, pieces: usize) -> Vec<String> {
         let mut lines = Vec::new();
-        let mut out = |line: &str| lines.push(line.to_owned());
+        let mut out = |number: u64, line: &str| {
+            lines.push(if grep.is_some() { format!("{number}:{line}") } else { line.to_owned() });
+        };
         let mut slice = Slice::new(grep, tail).unwrap();
         for piece in output.as_bytes().chunks(pieces) {
             slice.take(piece, &mut out);
         }
-        slice.end(&mut out);
+        assert_eq!(slice.end(&mut out), if output.is_empty() { 0 } else { 5 });
         lines
     }
 
@@ -106,6 +112,16 @@ mod tests {
             assert_eq!(sliced(output, Some("t"), Some(1), pieces), ["5:last"]);
         }
         assert!(sliced("", None, Some(3), 1).is_empty());
+    }
+
+    #[test]
+    fn from_a_line_on() {
+        let mut lines = Vec::new();
+        let mut out = |number: u64, line: &str| lines.push((number, line.to_owned()));
+        let mut slice = Slice::new(Some("o"), None).unwrap().from(2);
+        slice.take(b"one\ntwo\nthree\nfour\n", &mut out);
+        assert_eq!(slice.end(&mut out), 4);
+        assert_eq!(lines, [(2, "two".to_owned()), (4, "four".to_owned())]);
     }
 
     #[test]

@@ -15,6 +15,11 @@ pub(crate) fn is_stdout() -> bool {
     std::io::stdout().is_terminal()
 }
 
+/// Does a person type what is read?
+pub(crate) fn is_stdin() -> bool {
+    std::io::stdin().is_terminal()
+}
+
 impl Paint {
     /// `code` selects a colour or a weight.
     pub(crate) fn sgr(self, code: &str, text: &str) -> String {

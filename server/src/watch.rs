@@ -1,4 +1,5 @@
-//! Follows a run of this process to its end and tells of it in the terminal, as text or as JSON lines.
+//! Follows a run of this process to its end and tells of it: in the terminal, as text or as JSON lines, or to whoever
+//! else listens.
 
 use common::{
     Outcome, Packet, Phase, Reason, RunEvent, RunFact, RunNumber, RunState, RunSummary, TaskId, Verdict,
@@ -36,6 +37,19 @@ pub(crate) struct Ground {
     pub(crate) folder: RunFolder,
 }
 
+/// Who is told of a run while it goes on.
+pub(crate) trait Audience {
+    /// What has happened, also as it stands in the log; `run` has it taken in.
+    fn hear(&mut self, event: &RunEvent, json: &str, run: &RunState);
+    /// The first failure has come, and no more is wanted.
+    fn stops_at_first_failure(&mut self) {}
+    /// Whether it wants to draw anew while nothing happens.
+    fn is_live(&self) -> bool {
+        false
+    }
+    fn draw(&mut self, _run: &RunState) {}
+}
+
 impl Ground {
     /// Tells of a run to its end, and leaves nothing but its history. The exit code says how it ended. `before` is
     /// the run as it was before it began, or began again: what is told comes after that.
@@ -47,11 +61,7 @@ impl Ground {
         interrupted: Pin<&mut impl Future<Output = ()>>,
     ) -> u8 {
         let told = self.tell(number, before, how, interrupted).await;
-        self.runs.shut_down().await;
-        if let Some(private) = self.private {
-            private.shut_down().await;
-        }
-        drop(self.folder);
+        self.end().await;
         // There is a run, so what is wrong is no longer the set-up.
         told.map_or_else(
             |error| {
@@ -62,90 +72,149 @@ impl Ground {
         )
     }
 
+    /// Nothing is left of it, and of the run its history.
+    pub(crate) async fn end(self) {
+        self.runs.shut_down().await;
+        if let Some(private) = self.private {
+            private.shut_down().await;
+        }
+        drop(self.folder);
+    }
+
     async fn tell(
         &self,
         number: RunNumber,
-        mut run: RunState,
+        before: RunState,
         how: &cli::HowToRun,
-        mut interrupted: Pin<&mut impl Future<Output = ()>>,
+        interrupted: Pin<&mut impl Future<Output = ()>>,
     ) -> Result<Verdict, SetupError> {
-        let Ground { runs, pipedef, .. } = self;
         let workers = self.everywhere.as_ref().map_or(String::new(), |worker| format!("  on {worker}"));
         let (json, paint) = (how.json, how.color.paint());
         let live = terminal::is_stdout() && !json;
-        let mut report = Report::new(if live { Style::Live } else { Style::Plain }, paint);
-        let mut stops = false;
-        let mut events = Box::pin(boss::run_events(runs.clone(), number, run.last_seq));
-        let mut asked_to_stop = false;
-        let unreadable =
-            |error: String| SetupError::new(format!("the run's log cannot be read: {error}"), "see the log");
-        loop {
-            let event = tokio::select! {
-                told = events.next() => match told {
-                    Some(Told::Event(_, event)) => event,
-                    Some(Told::AtRest) => break,
-                    None => return Err(unreadable("it broke off".to_owned())),
-                },
-                () = &mut interrupted, if !asked_to_stop => {
-                    asked_to_stop = true;
-                    runs.cancel(number).await.map_err(|error| unreadable(error.to_string()))?;
-                    continue;
-                }
-                () = tokio::time::sleep(REDRAW), if live => {
-                    report.resize(size());
-                    say::out(&report.frame("", &run));
-                    continue;
-                }
-            };
-            if json {
-                say::json(&event);
-            }
-            let event: RunEvent =
-                serde_json::from_str(&event).map_err(|error| unreadable(error.to_string()))?;
-            run.apply(&event).map_err(|error| unreadable(error.to_string()))?;
-            if self.fail_fast && !stops && is_failure(&event.fact) {
-                stops = true;
-                report.stops_at_first_failure();
-                runs.cancel(number).await.map_err(|error| unreadable(error.to_string()))?;
-            }
-            let failure = failed_attempt(runs, &run, &event.fact, paint == Paint::Colours && !json);
-            if json {
-                if let Some((task, attempt, tail, path)) = failure {
-                    say::json(&json_tail(task, attempt, &tail, &path));
-                }
-                continue;
-            }
-            if live {
-                report.resize(size());
-            }
-            let mut lines = String::new();
-            if matches!(event.fact, RunFact::RunStarted { .. } | RunFact::RerunStarted { .. }) {
-                lines = report.opening(&run, pipedef, &workers);
-            }
-            let failure = failure.map(|(task, _, tail, path)| Failure {
-                task: run.task(task).expect("the state has just taken its end in"),
-                tail,
-                output: path.display().to_string(),
-            });
-            lines.push_str(&report.tell(&run, &event.fact, failure));
-            say::out(&report.frame(&lines, &run));
-        }
-        let packet = match run.phase {
-            Phase::Ended(Verdict::Passed) => None,
-            Phase::Ended(Verdict::Not(_)) | Phase::Running | Phase::Unborn => {
-                Some(runs.packet(number, &self.anew).await.map_err(|error| unreadable(error.to_string()))?)
-            }
+        let report = Report::new(if live { Style::Live } else { Style::Plain }, paint);
+        let (runs, pipedef) = (&self.runs, self.pipedef.as_str());
+        let mut terminal = Terminal { report, runs, pipedef, workers: &workers, json, live, paint };
+        let (run, verdict) = self.follow(number, before, &mut terminal, interrupted).await?;
+        let packet = match verdict {
+            Verdict::Passed => None,
+            Verdict::Not(_) => Some(self.packet(number).await?),
         };
         if json {
             say::json(&json_verdict(&run, packet.as_ref()));
         } else {
-            let closing = report.closing(&run, packet.as_ref(), &workers, &self.next);
-            say::out(&report.last(&closing));
+            let closing = terminal.report.closing(&run, packet.as_ref(), &workers, &self.next);
+            say::out(&terminal.report.last(&closing));
+        }
+        Ok(verdict)
+    }
+
+    /// What failed, and why.
+    pub(crate) async fn packet(&self, number: RunNumber) -> Result<Packet, SetupError> {
+        self.runs.packet(number, &self.anew).await.map_err(|error| unreadable(&error.to_string()))
+    }
+
+    /// To the end of the run, which comes soon after an interruption.
+    pub(crate) async fn follow(
+        &self,
+        number: RunNumber,
+        mut run: RunState,
+        audience: &mut impl Audience,
+        mut interrupted: Pin<&mut impl Future<Output = ()>>,
+    ) -> Result<(RunState, Verdict), SetupError> {
+        let mut stops = false;
+        let mut events = Box::pin(boss::run_events(self.runs.clone(), number, run.last_seq));
+        let mut asked_to_stop = false;
+        loop {
+            let json = tokio::select! {
+                told = events.next() => match told {
+                    Some(Told::Event(_, event)) => event,
+                    Some(Told::AtRest) => break,
+                    None => return Err(unreadable("it broke off")),
+                },
+                () = &mut interrupted, if !asked_to_stop => {
+                    asked_to_stop = true;
+                    self.cancel(number).await?;
+                    continue;
+                }
+                () = tokio::time::sleep(REDRAW), if audience.is_live() => {
+                    audience.draw(&run);
+                    continue;
+                }
+            };
+            let event: RunEvent =
+                serde_json::from_str(&json).map_err(|error| unreadable(&error.to_string()))?;
+            run.apply(&event).map_err(|error| unreadable(&error.to_string()))?;
+            if self.fail_fast && !stops && is_failure(&event.fact) {
+                stops = true;
+                audience.stops_at_first_failure();
+                self.cancel(number).await?;
+            }
+            audience.hear(&event, &json, &run);
         }
         match run.phase {
-            Phase::Ended(verdict) => Ok(verdict),
-            Phase::Running | Phase::Unborn => Err(unreadable("the run broke off without an end".to_owned())),
+            Phase::Ended(verdict) => Ok((run, verdict)),
+            Phase::Running | Phase::Unborn => Err(unreadable("the run broke off without an end")),
         }
+    }
+
+    async fn cancel(&self, number: RunNumber) -> Result<(), SetupError> {
+        self.runs.cancel(number).await.map_err(|error| unreadable(&error.to_string()))
+    }
+}
+
+fn unreadable(error: &str) -> SetupError {
+    SetupError::new(format!("the run's log cannot be read: {error}"), "see the log")
+}
+
+/// As text or as JSON lines.
+struct Terminal<'a> {
+    report: Report,
+    runs: &'a Runs,
+    pipedef: &'a str,
+    /// Where `--worker` sends every step, as the report says it.
+    workers: &'a str,
+    json: bool,
+    live: bool,
+    paint: Paint,
+}
+
+impl Audience for Terminal<'_> {
+    fn hear(&mut self, event: &RunEvent, json: &str, run: &RunState) {
+        let failure = failed_attempt(self.runs, run, &event.fact, self.paint == Paint::Colours && !self.json);
+        if self.json {
+            say::json(json);
+            if let Some((task, attempt, tail, path)) = failure {
+                say::json(&json_tail(task, attempt, &tail, &path));
+            }
+            return;
+        }
+        if self.live {
+            self.report.resize(size());
+        }
+        let mut lines = String::new();
+        if matches!(event.fact, RunFact::RunStarted { .. } | RunFact::RerunStarted { .. }) {
+            lines = self.report.opening(run, self.pipedef, self.workers);
+        }
+        let failure = failure.map(|(task, _, tail, path)| Failure {
+            task: run.task(task).expect("the state has just taken its end in"),
+            tail,
+            output: path.display().to_string(),
+        });
+        lines.push_str(&self.report.tell(run, &event.fact, failure));
+        say::out(&self.report.frame(&lines, run));
+    }
+
+    fn stops_at_first_failure(&mut self) {
+        self.report.stops_at_first_failure();
+    }
+
+    fn is_live(&self) -> bool {
+        self.live
+    }
+
+    fn draw(&mut self, run: &RunState) {
+        self.report.resize(size());
+        say::out(&self.report.frame("", run));
     }
 }
 

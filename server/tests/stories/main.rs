@@ -18,6 +18,7 @@ mod forked;
 mod history;
 mod init;
 mod looks;
+mod mcp;
 mod metrics;
 mod network;
 mod odd_workers;
