@@ -43,7 +43,7 @@ pub use run::{
 };
 pub use runner::{StepTests, TestListener, Tests};
 pub use source::{
-    BadManifest, BlobId, BlobsStored, Entry, EntryMode, Manifest, MissingBlobs, SourceAt, TreeId,
+    BadManifest, BlobId, BlobsStored, Changes, Entry, EntryMode, Manifest, MissingBlobs, SourceAt, TreeId,
 };
 pub use spec::{Command, Network, SpecProblem, StepSpec};
 pub use step::{StepEnd, StepEvent};

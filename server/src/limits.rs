@@ -137,6 +137,8 @@ pub(crate) const SOURCE_CACHE_BYTES: u64 = 10 * 1024 * 1024 * 1024;
 
 /// A source that was sent or used so lately is about to be used, and what is half sent for so long never will be.
 pub(crate) const SOURCE_RECENT: Duration = Duration::from_secs(600);
+/// A tree that was used so lately may be used once more before its next step has been asked for.
+pub(crate) const SOURCE_IDLE: Duration = Duration::from_secs(5);
 pub(crate) const SOURCE_DRAFT: Duration = Duration::from_secs(3600);
 
 /// Copying a source into a container of Docker.

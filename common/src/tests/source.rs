@@ -57,6 +57,32 @@ fn equal_files_are_the_same_source_whenever_they_were_written() {
 }
 
 #[test]
+fn what_makes_one_tree_of_another() {
+    let (a, b) = (
+        manifest(&[entry("a.b"), entry("a/b/c"), entry("a/b/d"), entry("a0"), entry("e f")]),
+        manifest(&[
+            entry("a/b"),
+            entry("a/b0/c"),
+            format!("100755 {EMPTY} 0 0 a0\0"),
+            entry("e f"),
+            entry("g"),
+        ]),
+    );
+    let (a, b) = (Manifest::parse(&a).unwrap(), Manifest::parse(&b).unwrap());
+    assert_eq!((a.folders(), b.folders()), (2, 2));
+    let changes = b.changes_since(&a);
+    let words = |paths: Vec<&[u8]>| {
+        paths.into_iter().map(|path| String::from_utf8_lossy(path).into_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(words(changes.gone), ["a.b", "a/b/c", "a/b/d", "a0"]);
+    assert_eq!(words(changes.come.iter().map(|entry| entry.path).collect()), ["a/b", "a/b0/c", "a0", "g"]);
+    assert_eq!(a.changes_since(&a), Changes { gone: vec![], come: vec![] });
+    let nothing = Manifest::format(vec![]);
+    let nothing = Manifest::parse(&nothing).unwrap();
+    assert_eq!((a.changes_since(&nothing).come.len(), nothing.changes_since(&a).gone.len()), (5, 5));
+}
+
+#[test]
 fn a_file_may_begin_with_the_name_of_another() {
     let entries = ["a", "a!", "a!/b", "a.b/c", "a.b/d", "aa"].map(entry);
     assert_eq!(

@@ -156,6 +156,102 @@ async fn only_what_is_missing_travels_and_a_tree_is_as_its_manifest_says() {
     rig.finish().await;
 }
 
+/// As if it had been used so long ago for the last time.
+fn age(rig: &Rig, tree: &TreeId, seconds: u64) {
+    let lock = trees(rig).join(tree.as_str()).join("lock");
+    let lock = fs::File::options().write(true).open(lock).unwrap();
+    lock.set_modified(SystemTime::now() - Duration::from_secs(seconds)).unwrap();
+}
+
+fn paths_in(tree: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut folders = vec![tree.join("files")];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            found.push(path.strip_prefix(tree.join("files")).unwrap().to_str().unwrap().to_owned());
+            if path.symlink_metadata().unwrap().is_dir() {
+                folders.push(path);
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+/// What is made of the tree before is what would have been made from nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tree_that_nobody_uses_becomes_the_next_one() {
+    let rig = Rig::fake().await;
+    let mut source = files();
+    for n in ["x/y/1", "x/y/2", "x/z", "k1", "k2", "k3", "k4", "k5", "k6", "k7", "k8", "k9", "la", "lb", "lc"]
+    {
+        source.0.push((EntryMode::File, 3, n, n.as_bytes().to_vec()));
+    }
+    let first = source.send(&rig).await;
+    let place = |tree: &TreeId| trees(&rig).join(tree.as_str());
+
+    // Gone with the folder that it alone was in; a file where a folder was, and a folder where a file was; touched.
+    source.0.retain(|(_, _, path, _)| !matches!(*path, "bin/run" | "bin/README" | "x/y/1" | "x/y/2" | "k1"));
+    source.0.push((EntryMode::File, 4, "x/y", b"a file".to_vec()));
+    source.0.push((EntryMode::File, 4, "k1/in/it", b"k2".to_vec()));
+    source.0.iter_mut().find(|(_, _, path, _)| *path == "k2").unwrap().1 = 77;
+    // Used just now, it stays.
+    let second = source.send(&rig).await;
+    assert!(place(&first).exists() && place(&second).exists());
+    let anew = paths_in(&place(&second));
+    fs::remove_dir_all(place(&second)).unwrap();
+    age(&rig, &first, 60);
+
+    assert_eq!(source.send(&rig).await, second);
+    assert!(!place(&first).exists());
+    assert_eq!(paths_in(&place(&second)), anew);
+    assert!(anew.iter().any(|path| path == "k1/in/it") && !anew.iter().any(|path| path.starts_with("bin")));
+    let read = |path: &str| fs::read_to_string(place(&second).join("files").join(path)).unwrap();
+    assert_eq!(
+        (read("x/y"), read("k1/in/it"), read("README")),
+        ("a file".into(), "k2".into(), "read me\n".into())
+    );
+    let touched = place(&second).join("files/k2").metadata().unwrap();
+    assert_eq!((touched.mtime(), touched.mtime_nsec()), (0, 77));
+    // What the former needs is still there, so that it comes back the same way.
+    age(&rig, &second, 60);
+    let before = files();
+    let asked: MissingBlobs =
+        json(ask(&rig, Method::POST, "/sources/missing", before.manifest()).await).await;
+    assert_eq!((asked.is_ready, asked.missing.len()), (false, 0));
+
+    // Used by a step, it stays however long ago that began.
+    let spec = json!({"image": IMAGE, "command": "echo on; sleep 60", "id": "a-1", "source": {"tree": second, "at": "/app"}});
+    assert_eq!(rig.post(&spec).await.status(), StatusCode::OK);
+    age(&rig, &second, 60);
+    source.0[0].3 = b"read me again\n".to_vec();
+    let third = source.send(&rig).await;
+    assert!(place(&second).exists() && place(&third).exists());
+    rig.finish().await;
+}
+
+/// That a blob is there is not asked of those that the latest tree has. Where one is not, it is found out, and mended.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_blob_that_somebody_took_away_is_sent_again() {
+    let rig = Rig::fake().await;
+    let mut source = files();
+    source.send(&rig).await;
+    let gone = blob_id(b"no whiteout\n").to_string();
+    let boot = trees(&rig).parent().unwrap().to_owned();
+    fs::remove_file(boot.join("blobs").join(&gone[..2]).join(&gone[2..])).unwrap();
+    source.0[0].3 = b"read me again\n".to_vec();
+    let manifest = source.manifest();
+    let asked: MissingBlobs = json(ask(&rig, Method::POST, "/sources/missing", manifest.clone()).await).await;
+    assert_eq!(asked.missing, [blob_id(b"read me again\n")]);
+    json::<BlobsStored>(ask(&rig, Method::PUT, "/blobs", source.frames(&asked.missing)).await).await;
+    let path = format!("/trees/{}", asked.tree);
+    let error = refused(ask(&rig, Method::PUT, &path, manifest).await, StatusCode::CONFLICT).await;
+    assert!(error.contains(&format!("1 of its blobs are not here, the first is {gone}")), "{error}");
+    assert_eq!(source.send(&rig).await, asked.tree);
+    rig.finish().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn blobs_that_are_not_what_they_are_called_are_refused_and_those_before_them_kept() {
     let rig = Rig::fake().await;

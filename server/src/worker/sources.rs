@@ -2,6 +2,7 @@
 //! not here are sent, and the tree is put together once for all steps (`sources/store.rs`). All of it comes from
 //! strangers: what a manifest may say, `common` knows; that bytes are what they are called, `sources/frames.rs`.
 
+mod change;
 mod frames;
 mod store;
 

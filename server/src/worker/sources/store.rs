@@ -7,8 +7,10 @@
 //! A file of a tree is a further name of its blob, so that a tree is made in the time that names take and shares its
 //! bytes with every other. But names share mode and time of their file as well. Where a tree wants others than the
 //! blob has, and another tree has that already, the blob gets a file of its own for the new tree: the one that was
-//! used last is what the next tree is most like. Files that were blobs lie in `old` as long as a tree has them.
+//! used last is what the next tree is most like. Files that were blobs lie in `old` as long as a tree has them. And where
+//! nobody uses that tree any more, it becomes the next one (`change.rs`).
 
+use super::change::Latest;
 use common::{BlobId, Entry, EntryMode, Manifest, TreeId};
 use rustix::fs::{
     AtFlags, CWD, Mode, OFlags, RenameFlags, ResolveFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT,
@@ -24,6 +26,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::SystemTime;
 
 use crate::limits;
@@ -35,6 +38,8 @@ pub(super) struct Store {
     /// Of this boot.
     folder: PathBuf,
     bound_bytes: u64,
+    /// A blob was not there that has to be. So all are looked for, when they are asked for again.
+    in_doubt: AtomicBool,
 }
 
 /// An assembled tree. It is not evicted while this value lives, nor while anybody else holds a shared lock of `lock`.
@@ -96,7 +101,7 @@ impl Store {
         for part in ["blobs", "old", "trees", "tmp"] {
             DirBuilder::new().recursive(true).mode(0o700).create(folder.join(part))?;
         }
-        Ok(Store { folder, bound_bytes })
+        Ok(Store { folder, bound_bytes, in_doubt: AtomicBool::new(false) })
     }
 
     pub(super) fn folder(&self) -> &Path {
@@ -112,13 +117,21 @@ impl Store {
         self.folder.join("blobs").join(&hex[..2]).join(&hex[2..])
     }
 
-    fn temporary(&self) -> PathBuf {
+    pub(super) fn temporary(&self) -> PathBuf {
         self.folder.join("tmp").join(crate::auth::random_hex(16))
     }
 
-    /// The blobs of this manifest that are not here, each once.
+    /// The blobs of this manifest that are not here, each once. Those of the tree that was used last are.
     pub(super) fn missing(&self, manifest: &Manifest<'_>) -> Vec<BlobId> {
-        let wanted: BTreeSet<BlobId> = manifest.entries().map(|entry| entry.blob).collect();
+        let latest = (!self.in_doubt.swap(false, Relaxed)).then(|| Latest::find(&self.folder)).flatten();
+        match latest.as_ref().and_then(Latest::manifest) {
+            Some(before) => self.lacking(manifest.changes_since(&before).come.into_iter()),
+            None => self.lacking(manifest.entries()),
+        }
+    }
+
+    fn lacking<'a>(&self, entries: impl Iterator<Item = Entry<'a>>) -> Vec<BlobId> {
+        let wanted: BTreeSet<BlobId> = entries.map(|entry| entry.blob).collect();
         wanted.into_iter().filter(|id| fs::symlink_metadata(self.blob(id)).is_err()).collect()
     }
 
@@ -156,12 +169,8 @@ impl Store {
         if self.tree(&id).is_some() {
             return Ok(());
         }
-        let missing = self.missing(manifest);
-        if !missing.is_empty() {
-            return Err(NotMade::Missing(missing));
-        }
         let draft = self.temporary();
-        let made = self.fill(&draft, bytes, manifest).and_then(|()| {
+        let made = self.put_together(&draft, bytes, manifest).and_then(|()| {
             let place = self.folder.join("trees").join(id.as_str());
             if place.exists() {
                 // Somebody took a part of it away by hand.
@@ -170,25 +179,55 @@ impl Store {
             Ok(fs::rename(&draft, place)?)
         });
         if made.is_err() {
+            self.in_doubt.store(true, Relaxed);
             drop(fs::remove_dir_all(&draft));
         }
         made
     }
 
-    fn fill(&self, draft: &Path, bytes: &[u8], manifest: &Manifest<'_>) -> Result<(), NotMade> {
-        let files = draft.join("files");
-        DirBuilder::new().recursive(true).mode(0o700).create(&files)?;
-        let mut folders = Folders::open(&files)?;
-        for entry in manifest.entries() {
-            self.place(&entry, &mut folders)?;
+    fn put_together(&self, draft: &Path, bytes: &[u8], manifest: &Manifest<'_>) -> Result<(), NotMade> {
+        let latest = Latest::find(&self.folder);
+        let before = latest.as_ref().and_then(Latest::manifest);
+        let changes = before.map(|before| manifest.changes_since(&before));
+        // Of a tree that is hardly like it more would have to be taken away than is won.
+        let changes =
+            changes.filter(|changes| changes.come.len() + changes.gone.len() <= manifest.count() / 2);
+        let missing = match &changes {
+            Some(changes) => self.lacking(changes.come.iter().copied()),
+            None => self.lacking(manifest.entries()),
+        };
+        if !missing.is_empty() {
+            return Err(NotMade::Missing(missing));
         }
-        set_mode(&folders.root).map_err(io::Error::from)?;
+        let files = draft.join("files");
+        let changes = match (&latest, changes) {
+            (Some(latest), Some(changes)) if latest.take(draft)? => Some(changes),
+            (Some(_) | None, Some(_) | None) => None,
+        };
+        match changes {
+            Some(changes) => {
+                Folders::open(&files)?.clear(&changes.gone)?;
+                self.fill(&files, changes.come.into_iter())?;
+            }
+            None => {
+                DirBuilder::new().recursive(true).mode(0o700).create(&files)?;
+                self.fill(&files, manifest.entries())?;
+            }
+        }
         fs::write(draft.join("manifest"), bytes)?;
         // What the tree takes besides its blobs.
-        let size_bytes = bytes.len() as u64 + folders.made * FOLDER_BYTES;
+        let size_bytes = bytes.len() as u64 + (manifest.folders() + 1) * FOLDER_BYTES;
         fs::write(draft.join("size"), size_bytes.to_string())?;
         fs::write(draft.join("lock"), b"")?;
         Ok(())
+    }
+
+    fn fill<'a>(&self, files: &Path, entries: impl Iterator<Item = Entry<'a>>) -> Result<(), NotMade> {
+        let mut folders = Folders::open(files)?;
+        for entry in entries {
+            self.place(&entry, &mut folders)?;
+        }
+        Ok(set_mode(&folders.root).map_err(io::Error::from)?)
     }
 
     fn place(&self, entry: &Entry<'_>, folders: &mut Folders) -> Result<(), NotMade> {
@@ -196,7 +235,10 @@ impl Store {
         let (parent, name) = split(entry.path);
         let folder = folders.folder(parent)?;
         let blob = self.blob(&entry.blob);
-        let found = fs::symlink_metadata(&blob)?;
+        let found = fs::symlink_metadata(&blob).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => NotMade::Missing(vec![entry.blob]),
+            _ => NotMade::Io(error),
+        })?;
         if found.len() != entry.size_bytes {
             let (told, found) = (entry.size_bytes, found.len());
             return Err(NotMade::OtherSize { path: shown(), blob: entry.blob, told, found });
@@ -244,7 +286,8 @@ impl Store {
         let draft = self.temporary();
         let copied = fs::copy(blob, &draft).and_then(|_| dress(&File::open(&draft)?, entry));
         let renewed = copied.and_then(|()| {
-            fs::rename(blob, self.folder.join("old").join(crate::auth::random_hex(16)))?;
+            // It is never without a file.
+            fs::hard_link(blob, self.folder.join("old").join(crate::auth::random_hex(16)))?;
             fs::rename(&draft, blob)
         });
         if renewed.is_err() {
@@ -426,7 +469,6 @@ struct Folders {
     root: OwnedFd,
     /// The last one: a tree is made folder by folder.
     last: (Vec<u8>, OwnedFd),
-    made: u64,
 }
 
 impl Folders {
@@ -434,7 +476,7 @@ impl Folders {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::fs::open(files, flags, Mode::empty())?;
         let last = (Vec::new(), rustix::io::dup(&root)?);
-        Ok(Folders { root, last, made: 1 })
+        Ok(Folders { root, last })
     }
 
     fn folder(&mut self, path: &[u8]) -> Result<&OwnedFd, NotMade> {
@@ -452,6 +494,27 @@ impl Folders {
             self.last = (path.to_vec(), folder);
         }
         Ok(&self.last.1)
+    }
+
+    /// Takes these files away, and the folders that have nothing in them then.
+    fn clear(mut self, gone: &[&[u8]]) -> Result<(), NotMade> {
+        let mut emptied = BTreeSet::new();
+        for path in gone {
+            let (parent, name) = split(path);
+            let folder = self.folder(parent)?;
+            rustix::fs::unlinkat(folder, name, AtFlags::empty()).map_err(io::Error::from)?;
+            let above = (0..parent.len()).filter(|at| parent[*at] == b'/').chain([parent.len()]);
+            emptied.extend(above.map(|end| &parent[..end]).filter(|folder| !folder.is_empty()));
+        }
+        // What lies in a folder stands after it.
+        for path in emptied.into_iter().rev() {
+            let (parent, name) = split(path);
+            match rustix::fs::unlinkat(self.folder(parent)?, name, AtFlags::REMOVEDIR) {
+                Ok(()) | Err(Errno::NOTEMPTY) => {}
+                Err(error) => return Err(NotMade::Io(error.into())),
+            }
+        }
+        Ok(())
     }
 
     fn open_beneath(&self, path: &[u8]) -> rustix::io::Result<OwnedFd> {
@@ -473,7 +536,6 @@ impl Folders {
             opened => opened?,
         };
         rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(0o700))?;
-        self.made += 1;
         let made = self.open_beneath(path)?;
         set_mode(&made)?;
         Ok(made)
@@ -518,19 +580,19 @@ fn dress(file: &File, entry: &Entry<'_>) -> io::Result<()> {
     Ok(rustix::fs::futimens(file.as_fd(), &times)?)
 }
 
-fn is_older(at: io::Result<SystemTime>, than: std::time::Duration) -> bool {
+pub(super) fn is_older(at: io::Result<SystemTime>, than: std::time::Duration) -> bool {
     at.is_ok_and(|at| at.elapsed().is_ok_and(|age| age > than))
 }
 
 /// Is this file still the one of that name?
-fn is_at(file: &File, path: &Path) -> bool {
+pub(super) fn is_at(file: &File, path: &Path) -> bool {
     match (file.metadata(), fs::metadata(path)) {
         (Ok(ours), Ok(there)) => (ours.dev(), ours.ino()) == (there.dev(), there.ino()),
         (Ok(_) | Err(_), Ok(_) | Err(_)) => false,
     }
 }
 
-fn list(folder: &Path) -> io::Result<Vec<PathBuf>> {
+pub(super) fn list(folder: &Path) -> io::Result<Vec<PathBuf>> {
     fs::read_dir(folder)?.map(|entry| entry.map(|entry| entry.path())).collect()
 }
 
