@@ -216,7 +216,7 @@ class Step:
 def answer_of(said: dict[str, Any]) -> Optional[Answer]:
     """The answer that an event amounts to, if it is one of the last four. KeyError, TypeError: it is no event."""
     kind = said["event"]
-    if kind in ("queued", "preparing", "started", "output", "dropped", "gap"):
+    if kind in ("queued", "preparing", "started", "output", "dropped", "gap", "artifacts"):
         return None
     exit_code, took_ms, reason = said["exit_code"], said["took_ms"], said.get("reason")
     if type(took_ms) is not int or not (type(exit_code) is int or (exit_code is None and kind != "exited")):
@@ -241,7 +241,7 @@ def answer_of(said: dict[str, Any]) -> Optional[Answer]:
 
 
 def output_of(said: dict[str, Any]) -> Union[None, bytes, str]:
-    """The bytes that an event carries; or what to say where bytes are missing."""
+    """The bytes that an event carries; or what to say where bytes or artifacts are missing."""
     kind = said["event"]
     if kind == "output":
         if said["stream"] not in ("stdout", "stderr"):
@@ -252,6 +252,8 @@ def output_of(said: dict[str, Any]) -> Union[None, bytes, str]:
         return f"{int(said['bytes'])} bytes of output were left out: it is longer than its cap"
     if kind == "gap":
         return f"{'output' if said['bytes'] is None else str(int(said['bytes'])) + ' bytes of output'} got lost here"
+    if kind == "artifacts" and said["problem"] is not None:
+        return f"artifacts: {said['problem']}"
     return None
 
 

@@ -49,6 +49,7 @@ def test_every_event_of_a_step_is_understood() -> None:
     assert output_of(sample("step_output_base64")) == b"\xff\xfe\0"[:3]
     assert output_of(sample("step_output_text")) == sample("step_output_text")["text"].encode()
     assert output_of(sample("step_gap")) == "output got lost here"
+    assert output_of(sample("step_artifacts")) == "artifacts: 1 is larger than 64 MiB: core"
 
 
 def test_an_end_becomes_the_result_of_the_samples() -> None:

@@ -7,6 +7,7 @@
 //! * a **run** is one execution of a pipeline; an **attempt** is one execution of a task within a run;
 //! * a **source** is a snapshot of the user's files under test: a **tree**, whose files are **blobs**;
 //! * an attempt ends in one **verdict**: an **outcome**, and unless it passed, a **reason** from a closed list;
+//! * an **artifact** is a file that is kept after a step;
 //! * a **test** is one of what a runner (pytest, cargo, node) ran within an attempt, as told by its output;
 //! * an **event** is one fact in a run's log, and **seq** is its position there.
 //!
@@ -14,6 +15,7 @@
 
 mod again;
 mod api;
+mod artifact;
 mod checkup;
 mod names;
 mod output;
@@ -32,6 +34,7 @@ pub use api::{
     Health, OnlyTasks, Page, Problem, RunCreated, RunSummary, RunView, StepView, TaskView, WorkerView,
     WorkersView,
 };
+pub use artifact::{Artifact, Artifacts, is_path};
 pub use checkup::{Check, CheckState, Checkup};
 pub use names::{BadName, RunKey, RunNumber, Seq, StepId, TaskId, step_id};
 pub use output::{Bytes, Mark, OutputMark, Stream};

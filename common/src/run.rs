@@ -6,7 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use crate::{
-    Pipeline, Problem, Reason, RunKey, RunNumber, Seq, SkipReason, StepEnd, StepEvent, StepId, StepSpec,
+    Artifacts, Pipeline, Problem, Reason, RunKey, RunNumber, Seq, SkipReason, StepEnd, StepEvent, StepId,
+    StepSpec,
 };
 use crate::{TaskId, Verdict};
 
@@ -48,7 +49,7 @@ pub enum RunFact {
         attempt: u32,
         step: StepId,
         worker: String,
-        spec: StepSpec,
+        spec: Box<StepSpec>,
     },
     /// What the worker said of a step. Its `output` is not in the log but in the attempt's output file.
     Step {
@@ -220,6 +221,8 @@ pub struct StepRun {
     pub dropped_bytes: u64,
     /// Output of this step was lost somewhere.
     pub gap: bool,
+    /// Once its worker has said which files are kept.
+    pub artifacts: Option<Box<Artifacts>>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -317,7 +320,7 @@ impl RunState {
                 running.steps.push(StepRun {
                     id: step.clone(),
                     worker: worker.clone(),
-                    spec: spec.clone(),
+                    spec: (**spec).clone(),
                     state: StepState::Asked,
                     asked,
                     ended: None,
@@ -325,6 +328,7 @@ impl RunState {
                     image_digest: None,
                     dropped_bytes: 0,
                     gap: false,
+                    artifacts: None,
                 });
                 Ok(())
             }
@@ -624,11 +628,23 @@ impl StepRun {
                 self.state = StepState::Running { since_ms: at_ms };
             }
             StepEvent::Output { .. } => return Err("output does not belong in the log".to_owned()),
-            StepEvent::Dropped { .. } | StepEvent::Gap { .. } | StepEvent::Exited { .. } if !running => {
+            StepEvent::Dropped { .. }
+            | StepEvent::Gap { .. }
+            | StepEvent::Artifacts(_)
+            | StepEvent::Exited { .. }
+                if !running =>
+            {
                 return Err(format!("step {id} is not running"));
             }
             StepEvent::Dropped { bytes } => self.dropped_bytes = self.dropped_bytes.saturating_add(*bytes),
             StepEvent::Gap { .. } => self.gap = true,
+            StepEvent::Artifacts(artifacts) => {
+                if self.artifacts.is_some() {
+                    return Err(format!("step {id} has told of its artifacts before"));
+                }
+                artifacts.check()?;
+                self.artifacts = Some(Box::new(artifacts.clone()));
+            }
             StepEvent::Exited { .. }
             | StepEvent::TimedOut { .. }
             | StepEvent::Cancelled { .. }

@@ -5,7 +5,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
 
-use crate::{SourceAt, StepId};
+use crate::{Artifacts, SourceAt, StepId};
 
 /// A field left out means "the worker's default"; a field unknown to us is refused by name.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -61,6 +61,10 @@ pub struct StepSpec {
     /// Files that lie over the image's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<Box<SourceAt>>,
+    /// Which files are kept once the command has ended, whatever its exit: paths below the working directory or from
+    /// the root, with `*` and `?` within a name and `**` across folders. A folder means all that is in it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub artifacts: Vec<String>,
 }
 
 /// A string runs by `/bin/sh -c`, a list is executed as it is.
@@ -134,6 +138,7 @@ impl StepSpec {
             entrypoint: false,
             allow_no_tests: false,
             source: None,
+            artifacts: Vec::new(),
         }
     }
 
@@ -198,6 +203,9 @@ impl StepSpec {
         }
         if self.shm_bytes.is_some_and(|bytes| bytes < 4096 || bytes > i64::MAX as u64) {
             return problem("shm_bytes", "has to be at least 4096");
+        }
+        if let Some(what) = Artifacts::wrong_patterns(&self.artifacts) {
+            return problem("artifacts", &what);
         }
         self.source.as_ref().map_or(Ok(()), |source| source.check())
     }

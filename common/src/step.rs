@@ -2,10 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Bytes, Reason, Stream, Verdict};
+use crate::{Artifacts, Bytes, Reason, Stream, Verdict};
 
 /// In order: `queued`, `preparing` (any number), `started`, `output`, `dropped` and `gap` (any number), then
-/// exactly one of the last four.
+/// `artifacts` where the step asked for some and its container had started, and exactly one of the last four.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(tag = "event", rename_all = "snake_case")]
@@ -38,6 +38,8 @@ pub enum StepEvent {
     Gap {
         bytes: Option<u64>,
     },
+    /// Which files of its container are kept.
+    Artifacts(Artifacts),
     Exited {
         /// 0 to 255.
         exit_code: u8,
@@ -87,7 +89,8 @@ impl StepEvent {
             | StepEvent::Started { .. }
             | StepEvent::Output { .. }
             | StepEvent::Dropped { .. }
-            | StepEvent::Gap { .. } => None,
+            | StepEvent::Gap { .. }
+            | StepEvent::Artifacts(_) => None,
             StepEvent::Exited { exit_code, oom, took_ms, .. } => Some(StepEnd {
                 verdict: if *exit_code == 0 { Verdict::Passed } else { Verdict::Not(Reason::CommandFailed) },
                 exit_code: Some(*exit_code),

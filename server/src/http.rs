@@ -9,22 +9,27 @@ use axum::extract::Request;
 use axum::http::header;
 use axum::middleware::map_request;
 use axum::response::{IntoResponse, Response};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, StreamExt};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use socket2::TcpKeepalive;
 use std::convert::Infallible;
-use std::io::Write as _;
+use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
+use tokio::fs::File;
+use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::SetupError;
 use crate::limits;
+
+/// How much one reader of a file holds in memory.
+pub(crate) const CHUNK: usize = 64 * 1024;
 
 /// Binds, or says in two lines why not.
 pub(crate) async fn listen(address: SocketAddr) -> Result<TcpListener, SetupError> {
@@ -191,5 +196,30 @@ fn kept_alive(
             () = tokio::time::sleep(limits::KEEP_ALIVE) => Some(Bytes::from_static(alive)),
         };
         next.map(|bytes| (bytes, (events, stop, counted)))
+    })
+}
+
+/// The next bytes of a file.
+pub(crate) async fn read_some(file: &mut File, at_most: u64) -> io::Result<Bytes> {
+    let mut bytes = BytesMut::with_capacity((CHUNK as u64).min(at_most) as usize);
+    let count = file.take(at_most).read_buf(&mut bytes).await?;
+    bytes.truncate(count);
+    Ok(bytes.freeze())
+}
+
+/// So many bytes of a file, from where it stands.
+pub(crate) fn part(file: File, size: u64) -> impl Stream<Item = io::Result<Bytes>> + Send {
+    futures_util::stream::unfold((file, size), |(mut file, left)| async move {
+        if left == 0 {
+            return None;
+        }
+        match read_some(&mut file, left.min(CHUNK as u64)).await {
+            Ok(bytes) if bytes.is_empty() => Some((Err(io::ErrorKind::UnexpectedEof.into()), (file, 0))),
+            Ok(bytes) => {
+                let left = left - bytes.len() as u64;
+                Some((Ok(bytes), (file, left)))
+            }
+            Err(error) => Some((Err(error), (file, 0))),
+        }
     })
 }

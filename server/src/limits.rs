@@ -144,5 +144,9 @@ pub(crate) const SOURCE_DRAFT: Duration = Duration::from_secs(3600);
 /// Copying a source into a container of Docker.
 pub(crate) const DOCKER_COPY: Duration = Duration::from_secs(300);
 
+/// Taking the files out of a container that a step wants kept; what is taken by then is kept. A worker that hands
+/// over, and a step that is cancelled meanwhile, do not wait for it.
+pub(crate) const ARTIFACTS: Duration = Duration::from_secs(60);
+
 /// What unpacked images of the native engine may take on disk.
 pub(crate) const IMAGE_CACHE_BYTES: u64 = 20 * 1024 * 1024 * 1024;

@@ -364,6 +364,9 @@ fn path_parameter(name: &str) -> Value {
         "run" => (json!({"type": "integer", "minimum": 1, "maximum": u32::MAX}), "A run's number"),
         "task" => (inline::<common::TaskId>(), "A task of that run"),
         "id" => (inline::<common::StepId>(), "A step's id"),
+        "number" => {
+            (json!({"type": "integer", "minimum": 0, "maximum": u32::MAX}), "Its place, counted from 0")
+        }
         "file" => (json!({"type": "string", "minLength": 1}), "A file of the page"),
         other => unreachable!("nobody has said what {{{other}}} is in a path"),
     };

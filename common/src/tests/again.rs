@@ -42,7 +42,7 @@ impl Story {
             attempt,
             step: step.clone(),
             worker: "http://w".to_owned(),
-            spec: StepSpec::new("image", Command::Shell("true".to_owned())),
+            spec: Box::new(StepSpec::new("image", Command::Shell("true".to_owned()))),
         });
         let said = [
             StepEvent::Started {

@@ -60,6 +60,7 @@ fn any_said() -> impl Strategy<Value = StepEvent> {
         1 => Just(StepEvent::Output { stream: Stream::Stdout, bytes: Bytes::Text("x".to_owned()) }),
         1 => Just(StepEvent::Dropped { bytes: u64::MAX }),
         1 => Just(StepEvent::Gap { bytes: None }),
+        1 => Just(StepEvent::Artifacts(Artifacts::default())),
         3 => Just(exited(0)),
         1 => Just(exited(1)),
         1 => Just(StepEvent::TimedOut { took_ms: 1, exit_code: Some(0) }),
@@ -82,7 +83,7 @@ fn any_fact() -> impl Strategy<Value = RunFact> {
         }),
         6 => (any_task(), attempt.clone()).prop_map(|(task, attempt)| RunFact::TaskStarted { task, attempt }),
         6 => (any_task(), attempt.clone(), any_step()).prop_map(move |(task, attempt, step)| {
-            RunFact::StepAsked { task, attempt, step, worker: "http://w".to_owned(), spec: spec() }
+            RunFact::StepAsked { task, attempt, step, worker: "http://w".to_owned(), spec: Box::new(spec()) }
         }),
         12 => (any_task(), attempt.clone(), any_step(), 0..40u64, any_said()).prop_map(
             |(task, attempt, step, position, said)| RunFact::Step { task, attempt, step, position, said }

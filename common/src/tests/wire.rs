@@ -65,9 +65,13 @@ fn every_step_event_has_a_sample() {
             StepEvent::TimedOut { .. } => 8,
             StepEvent::Cancelled { .. } => 9,
             StepEvent::Errored { .. } => 10,
+            StepEvent::Artifacts(artifacts) => {
+                artifacts.check().unwrap();
+                11
+            }
         });
     }
-    assert_eq!(seen.len(), 11, "a variant has no sample: {seen:?}");
+    assert_eq!(seen.len(), 12, "a variant has no sample: {seen:?}");
 }
 
 #[test]
@@ -126,6 +130,14 @@ fn refusals_name_the_field() {
     assert_eq!(spec(&|s| s.timeout_s = Some(0)), Err("timeout_s"));
     assert_eq!(spec(&|s| s.cpus = Some(f64::NAN)), Err("cpus"));
     assert_eq!(spec(&|s| s.workdir = Some("relative".to_owned())), Err("workdir"));
+    let keep = |pattern: &str| vec![pattern.to_owned()];
+    for good in ["report/**", "*.xml", "/tmp/a?", "./x", "a..b/", &"x".repeat(256)] {
+        assert_eq!(spec(&|s| s.artifacts = keep(good)), Ok(()), "{good}");
+    }
+    for bad in ["", "/", ".", "..", "a/../b", "../x", "a\nb", &"x".repeat(257)] {
+        assert_eq!(spec(&|s| s.artifacts = keep(bad)), Err("artifacts"), "{bad}");
+    }
+    assert_eq!(spec(&|s| s.artifacts = vec!["x".to_owned(); 33]), Err("artifacts"));
     let source = |at: &str| Some(Box::new(SourceAt { tree: TreeId::of(b""), at: at.to_owned() }));
     assert_eq!(spec(&|s| s.source = source("/app")), Ok(()));
     assert_eq!(spec(&|s| s.source = source("app")), Err("source"));

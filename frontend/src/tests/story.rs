@@ -81,7 +81,13 @@ impl Story {
     pub(super) fn steps(&mut self, id: &str, attempt: u32, n: u32, command: &str) {
         let spec = StepSpec::new("shop-test", Command::Shell(command.to_owned()));
         let worker = "http://localhost:9009".to_owned();
-        self.says(RunFact::StepAsked { task: task(id), attempt, step: step(n), worker, spec });
+        self.says(RunFact::StepAsked {
+            task: task(id),
+            attempt,
+            step: step(n),
+            worker,
+            spec: Box::new(spec),
+        });
         let started = StepEvent::Started {
             container: "c".to_owned(),
             image_digest: "sha256:0".to_owned(),

@@ -79,7 +79,13 @@ fn a_running_task_counts_and_says_what_it_waits_for() {
     story.starts("TestUnit.models", 1);
     let spec = common::StepSpec::new("shop-test", common::Command::Shell("true".to_owned()));
     let (id, worker) = (super::story::step(1), "http://localhost:9009".to_owned());
-    story.says(RunFact::StepAsked { task: task("TestUnit.models"), attempt: 1, step: id, worker, spec });
+    story.says(RunFact::StepAsked {
+        task: task("TestUnit.models"),
+        attempt: 1,
+        step: id,
+        worker,
+        spec: Box::new(spec),
+    });
     let word = |story: &Story| story.html_from("<li class=\"task running", "</li>");
     assert!(word(&story).contains(r#"<span class="word">running</span>"#));
     story.worker_says("TestUnit.models", 1, 1, 1, StepEvent::Queued);

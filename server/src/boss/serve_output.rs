@@ -3,19 +3,17 @@
 use axum::body::Body;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures_util::Stream;
 use std::io;
 use tokio::fs::File;
-use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
+use tokio::io::AsyncSeekExt as _;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::output::{OutputId, Outputs, Progress};
 use crate::error::Refusal;
-
-/// How much one reader holds in memory.
-const CHUNK: usize = 64 * 1024;
+use crate::http::{CHUNK, part, read_some};
 
 pub(crate) async fn output(
     outputs: &Outputs,
@@ -102,29 +100,6 @@ fn parse_range(range: &str, size: u64, follow: bool) -> Asked {
         }
         _ => Asked::All,
     }
-}
-
-async fn read_some(file: &mut File, at_most: u64) -> io::Result<Bytes> {
-    let mut bytes = BytesMut::with_capacity((CHUNK as u64).min(at_most) as usize);
-    let count = file.take(at_most).read_buf(&mut bytes).await?;
-    bytes.truncate(count);
-    Ok(bytes.freeze())
-}
-
-fn part(file: File, size: u64) -> impl Stream<Item = io::Result<Bytes>> + Send {
-    futures_util::stream::unfold((file, size), |(mut file, left)| async move {
-        if left == 0 {
-            return None;
-        }
-        match read_some(&mut file, left.min(CHUNK as u64)).await {
-            Ok(bytes) if bytes.is_empty() => Some((Err(io::ErrorKind::UnexpectedEof.into()), (file, 0))),
-            Ok(bytes) => {
-                let left = left - bytes.len() as u64;
-                Some((Ok(bytes), (file, left)))
-            }
-            Err(error) => Some((Err(error), (file, 0))),
-        }
-    })
 }
 
 fn followed(

@@ -36,7 +36,13 @@ fn facts(run: RunNumber, key: RunKey) -> Vec<RunFact> {
         let step = step_id_of(run, name);
         let worker = "http://localhost:9009".to_owned();
         let spec = StepSpec::new("image", Command::Shell("pytest".to_owned()));
-        let asked = RunFact::StepAsked { task: task.clone(), attempt: 1, step: step.clone(), worker, spec };
+        let asked = RunFact::StepAsked {
+            task: task.clone(),
+            attempt: 1,
+            step: step.clone(),
+            worker,
+            spec: Box::new(spec),
+        };
         facts.push(asked);
         let started = StepEvent::Started {
             container: "c".to_owned(),

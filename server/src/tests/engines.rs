@@ -63,6 +63,10 @@ contract! {
     a_source_is_there_for_its_step_alone
     a_source_is_as_it_was_sent
     a_source_lies_over_what_the_image_has
+    artifacts_are_kept_whatever_the_exit
+    artifacts_are_regular_files_within_bounds
+    artifacts_are_taken_from_where_the_source_lies
+    artifacts_outlive_a_cancel_and_a_worker
 }
 
 async fn tells_a_step_in_order(rig: &Rig) {
@@ -273,6 +277,101 @@ async fn a_source_lies_over_what_the_image_has(rig: &Rig) {
     let told = rig.run(on(&tree, "/etc/passwd", "true")).await;
     assert_eq!(told.verdict(), "start_failed", "{told:?}");
     assert_eq!(rig.containers(), Vec::<String>::new());
+}
+
+async fn artifacts_are_kept_whatever_the_exit(rig: &Rig) {
+    let command = "mkdir -p report/in; printf '\\000\\377\\n' > report/in/a.bin; printf 'x' > r.xml; printf 'y' > /tmp/t; \
+                   printf 'z' > other; echo on; exit 3";
+    let asked = ["report/**", "*.xml", "/tmp/t", "**/a.*", "none*", "nor/this"];
+    let spec =
+        json!({"image": IMAGE, "command": command, "workdir": "/work", "id": "k-1", "artifacts": asked});
+    let told = rig.run(spec.clone()).await;
+    assert_eq!(told.kinds().split_off(told.0.len() - 3), ["output", "artifacts", "exited"]);
+    assert_eq!(told.end().exit_code, Some(3));
+    let (mut files, artifacts) = rig.artifacts("k-1").await;
+    files.sort();
+    let file = |path: &str, bytes: &[u8]| (path.to_owned(), bytes.to_vec());
+    assert_eq!(files, [file("/tmp/t", b"y"), file("r.xml", b"x"), file("report/in/a.bin", b"\0\xff\n")]);
+    assert_eq!((artifacts.left_out, &artifacts.problem), (0, &None));
+    // Other files wanted are another step; and what matches nothing is told as that.
+    let mut other = spec;
+    other["artifacts"] = json!(["*.none"]);
+    assert_eq!(rig.post(&other).await.status(), 409);
+    other["id"] = json!("k-2");
+    assert_eq!(rig.run(other).await.artifacts(), common::Artifacts::default());
+    assert_eq!(rig.get("/steps/k-2/artifacts/0").send().await.unwrap().status(), 404);
+}
+
+async fn artifacts_are_regular_files_within_bounds(rig: &Rig) {
+    if !rig.is_real() {
+        return;
+    }
+    let command = "mkdir -p /work/d; cd /work; ln -s /etc/passwd p.xml; ln -s /etc etc; ln -s d linked; mkfifo f.xml; \
+                   printf x > d/x.xml; printf abc > one.xml; ln one.xml two.xml; mknod n.xml c 1 5; \
+                   dd if=/dev/zero of=big.xml bs=1M seek=64 count=1 2>/dev/null; dd if=/dev/zero of=hole.xml bs=1 seek=4095 count=1 2>/dev/null";
+    let asked = ["*.xml", "etc/passwd", "etc/*", "linked/**", "p.xml", "/etc/pass*", "/proc/version"];
+    let spec =
+        json!({"image": IMAGE, "command": command, "workdir": "/work", "id": "k-1", "artifacts": asked});
+    assert_eq!(rig.run(spec).await.verdict(), "passed");
+    let (files, artifacts) = rig.artifacts("k-1").await;
+    let mut names: Vec<&str> = files.iter().map(|(path, _)| path.as_str()).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["/etc/passwd", "hole.xml", "one.xml", "two.xml"], "{artifacts:?}");
+    for (path, bytes) in &files {
+        assert!(!path.ends_with("o.xml") || bytes == b"abc", "{path}: {bytes:?}");
+        assert!(path != "hole.xml" || *bytes == [0; 4096], "{bytes:?}");
+    }
+    let problem = artifacts.problem.unwrap();
+    assert_eq!(artifacts.left_out, 1, "{problem}");
+    for words in ["larger than 64 MiB (big.xml)", "/work/p.xml is a link", "/work/linked is a link"] {
+        assert!(problem.contains(words), "{words}: {problem}");
+    }
+}
+
+/// With what the step made of it; also where the working directory is a link.
+async fn artifacts_are_taken_from_where_the_source_lies(rig: &Rig) {
+    if !rig.is_real() {
+        return;
+    }
+    let tree = sources::files().send(rig).await;
+    let mut spec =
+        on(&tree, "/app", "rm -r bin; printf new > a/new; printf more >> README; printf x > /tmp/x");
+    spec["workdir"] = json!("/app");
+    spec["id"] = json!("k-1");
+    spec["artifacts"] = json!(["**", "/tmp/*"]);
+    assert_eq!(rig.run(spec).await.verdict(), "passed");
+    let (mut files, artifacts) = rig.artifacts("k-1").await;
+    files.sort();
+    let file = |path: &str, bytes: &str| (path.to_owned(), bytes.as_bytes().to_vec());
+    let there = [
+        file("/tmp/x", "x"),
+        file("README", "read me\nmore"),
+        file("a.b", ""),
+        file("a/.wh.x", "no whiteout\n"),
+        file("a/__init__.py", ""),
+        file("a/new", "new"),
+    ];
+    assert_eq!(files, there, "{artifacts:?}");
+    assert_eq!((artifacts.left_out, artifacts.problem), (0, None));
+}
+
+async fn artifacts_outlive_a_cancel_and_a_worker(rig: &Rig) {
+    let command = "printf x > /tmp/x; echo on; sleep 2; printf y > /tmp/y; exit 5";
+    let spec = |id: &str| json!({"image": IMAGE, "command": command, "id": id, "artifacts": ["/tmp/?"]});
+    assert!(rig.post(&spec("k-1")).await.status().is_success());
+    rig.until("k-1", |event| matches!(event, StepEvent::Output { .. })).await;
+    rig.cancel("k-1").await;
+    assert_eq!(rig.events("k-1", 0).await.verdict(), "cancel_asked");
+    let file = |path: &str, bytes: &[u8]| (path.to_owned(), bytes.to_vec());
+    assert_eq!(rig.artifacts("k-1").await.0, [file("tmp/x", b"x")]);
+    let first = Rig::with(rig.engine(), |_| {}).await;
+    assert!(first.post(&spec("k-2")).await.status().is_success());
+    first.until("k-2", |event| matches!(event, StepEvent::Output { .. })).await;
+    let (data, engine) = first.hand_over().await;
+    let next = Rig::on(data, engine, |_| {}).await;
+    assert_eq!(next.events("k-2", 0).await.end().exit_code, Some(5));
+    assert_eq!(next.artifacts("k-2").await.0, [file("tmp/x", b"x"), file("tmp/y", b"y")]);
+    next.finish().await;
 }
 
 /// What the container of a step may do, as Docker itself tells it.

@@ -1,9 +1,10 @@
 //! A whole worker for tests, over real HTTP on a port of its own, and the verbs to speak with it.
 
-use common::{Bytes, StepEnd, StepEvent, StepView, Stream};
+use common::{Artifacts, Bytes, StepEnd, StepEvent, StepView, Stream};
 use futures_util::StreamExt as _;
 use reqwest::{Client, RequestBuilder, Response, StatusCode};
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 use std::net::SocketAddr;
 use std::time::Duration;
 use tempfile::TempDir;
@@ -159,6 +160,22 @@ impl Rig {
         let status = response.status();
         assert_eq!(status, StatusCode::OK, "{}", response.text().await.unwrap());
         told(response).await
+    }
+
+    /// The files of a step that were kept: what is told of them has to be so.
+    pub(super) async fn artifacts(&self, id: &str) -> (Vec<(String, Vec<u8>)>, Artifacts) {
+        let told = self.events(id, 0).await;
+        let artifacts = told.artifacts();
+        let mut files = Vec::new();
+        for (number, file) in artifacts.files.iter().enumerate() {
+            let answer = self.get(&format!("/steps/{id}/artifacts/{number}")).send().await.unwrap();
+            assert_eq!(answer.status(), StatusCode::OK, "{file:?}");
+            let bytes = answer.bytes().await.unwrap().to_vec();
+            let sha256: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+            assert_eq!((bytes.len() as u64, &sha256), (file.size_bytes, &file.sha256), "{file:?}");
+            files.push((file.path.clone(), bytes));
+        }
+        (files, artifacts)
     }
 
     pub(super) async fn sh(&self, command: &str) -> Told {
@@ -353,6 +370,17 @@ impl Told {
 
     pub(super) fn gaps(&self) -> usize {
         self.0.iter().filter(|(_, event)| matches!(event, StepEvent::Gap { .. })).count()
+    }
+
+    /// What was said right before the end.
+    pub(super) fn artifacts(&self) -> Artifacts {
+        match &self.0[self.0.len() - 2].1 {
+            StepEvent::Artifacts(artifacts) => {
+                artifacts.check().unwrap();
+                artifacts.clone()
+            }
+            other => panic!("no artifacts before the end but {other:?}"),
+        }
     }
 
     /// The end, after making sure that there is one, as the last.

@@ -120,7 +120,7 @@ proptest! {
             writer.output(*stream, &piece);
             printed.extend_from_slice(&piece);
         }
-        writer.end(&exited(), || {}).unwrap().publish();
+        writer.end(None, &exited(), || {}).unwrap().publish();
         let events = events(&folder);
         let stored = bytes(&events, None);
         prop_assert_eq!(stored.len() as u64 + dropped(&events), printed.len() as u64);
@@ -151,7 +151,7 @@ proptest! {
         prop_assert_eq!(Spool::unended(&folder).unwrap().phase(), Phase::Running);
         writer.say(&StepEvent::Gap { bytes: None }).unwrap();
         writer.output(Stream::Stdout, &vec![b'b'; after]);
-        writer.end(&exited(), || {}).unwrap().publish();
+        writer.end(None, &exited(), || {}).unwrap().publish();
         let events = events(&folder);
         let stored = bytes(&events, None);
         prop_assert_eq!(stored.len() as u64 + dropped(&events), (before + after) as u64);
@@ -184,7 +184,7 @@ fn a_crash_in_the_replay_of_a_tail_doubles_nothing() {
     let replayed = b"{\"event\":\"dropped\",\"bytes\":12}\n{\"event\":\"output\",\"stream\":\"stdout\",\"text\":\"ABC\"}\n";
     std::io::Write::write_all(&mut file, replayed).unwrap();
     std::fs::write(folder.join("replay"), len.to_string()).unwrap();
-    reopen(&folder, 10).end(&exited(), || {}).unwrap().publish();
+    reopen(&folder, 10).end(None, &exited(), || {}).unwrap().publish();
     let events = events(&folder);
     assert_eq!(bytes(&events, None), b"0123456789ABCDEFGHIJ");
     assert_eq!(dropped(&events), 12);
@@ -197,7 +197,7 @@ fn an_ended_spool_is_known_by_its_last_line() {
     let folder = folder.path().join("s");
     let writer = begin(&folder, 10);
     assert!(Spool::ended(&folder).unwrap().is_none());
-    writer.end(&exited(), || {}).unwrap().publish();
+    writer.end(None, &exited(), || {}).unwrap().publish();
     let spool = Spool::ended(&folder).unwrap().unwrap();
     assert!(spool.has_ended());
     assert_eq!(spool.spec().unwrap(), spec());
@@ -214,7 +214,7 @@ async fn decisions_survive_and_readers_are_told_last() {
     let spool = Arc::new(Spool::unended(&folder).unwrap());
     assert_eq!(spool.decision(), Some(Decision::Cancelled(Reason::CancelAsked)));
     let writer = Writer::open(spool.clone(), Arc::default(), 10).unwrap();
-    let unpublished = writer.end(&exited(), || {}).unwrap();
+    let unpublished = writer.end(None, &exited(), || {}).unwrap();
     assert!(Spool::ended(&folder).unwrap().is_some(), "it is recorded");
     assert!(!spool.has_ended(), "but nobody was told");
     unpublished.publish();
@@ -250,7 +250,7 @@ async fn pruned_output_is_a_gap_and_all_else_stays() {
     for _ in 0..30 {
         writer.output(Stream::Stdout, &[b'x'; 10_000]);
     }
-    writer.end(&exited(), || {}).unwrap().publish();
+    writer.end(None, &exited(), || {}).unwrap().publish();
     let before = read_from(&Spool::ended(&folder).unwrap().unwrap(), 0).await;
     let size = size_bytes(&folder).unwrap();
     let mut slow = Spool::ended(&folder).unwrap().unwrap().reader(0).unwrap().unwrap();
@@ -286,7 +286,7 @@ async fn what_memory_has_let_go_is_read_from_the_disk() {
     let folder = folder.path().join("s");
     let mut writer = begin(&folder, 1_000_000);
     writer.output(Stream::Stdout, &[b'x'; 500_000]);
-    writer.end(&exited(), || {}).unwrap().publish();
+    writer.end(None, &exited(), || {}).unwrap().publish();
     let spool = Spool::ended(&folder).unwrap().unwrap();
     let from_memory = read_from(&spool, 0).await;
     let file = std::fs::File::open(folder.join("events")).unwrap();
@@ -319,7 +319,7 @@ fn a_full_disk_loses_output_but_no_end_and_no_count() {
             writer.output(Stream::Stderr, &[b'e'; 10_000]);
             writer.flush_output();
         }
-        let ended = writer.end(&exited(), || {});
+        let ended = writer.end(None, &exited(), || {});
         let events = events(&folder);
         let ended = ended.map(|unpublished| unpublished.publish());
         let lost: u64 = gaps(&events).into_iter().map(Option::unwrap).sum();

@@ -1,5 +1,6 @@
 //! What a worker answers over HTTP, route by route (`routes.rs` lists them): each is a few lines over `steps.rs` and `spool.rs`.
 
+use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -18,7 +19,7 @@ use super::trouble::SPOOL_HINT;
 use super::{disk, output};
 use crate::error::Refusal;
 use crate::extract::{Asked, Object, Segments, last_event_id};
-use crate::http::{Alive, sse_readers, sse_response, write_event};
+use crate::http::{Alive, part, sse_readers, sse_response, write_event};
 use crate::limits;
 
 #[derive(Clone)]
@@ -164,6 +165,33 @@ pub(super) async fn output(
     output::respond(&step, follow, range, api.cut).await
 }
 
+pub(super) async fn artifact(
+    State(api): State<Api>,
+    Segments((id, number)): Segments<(String, u32)>,
+) -> Result<Response, Refusal> {
+    let step = known(&api, &id)?;
+    let file = match tokio::fs::File::open(step.spool.artifacts().join(number.to_string())).await {
+        Ok(file) if step.spool.has_ended() => file,
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(anyhow::Error::from(error).into());
+        }
+        Ok(_) | Err(_) => {
+            return Err(Refusal::new(
+                StatusCode::NOT_FOUND,
+                format!("step {id} has no artifact {number}, or has it no more"),
+                "the event `artifacts` of that step says what was kept; old ones go when room is needed",
+            ));
+        }
+    };
+    let size_bytes = file.metadata().await.map_err(anyhow::Error::from)?.len();
+    let headers = [
+        (header::CONTENT_TYPE, "application/octet-stream".to_owned()),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff".to_owned()),
+        (header::CONTENT_LENGTH, size_bytes.to_string()),
+    ];
+    Ok((headers, Body::from_stream(part(file, size_bytes))).into_response())
+}
+
 /// The step's events from this position on, as they were written, each with the position after it.
 fn stream(api: &Api, step: &Arc<Step>, after: u64) -> Result<Response, Refusal> {
     let reading = step.read();
@@ -224,7 +252,7 @@ pub(super) async fn no_such_route(request: Request) -> Refusal {
     Refusal::new(
         StatusCode::NOT_FOUND,
         format!("a worker has no {}", request.uri().path()),
-        "it has /health, /run, /steps, /steps/ID/events, /steps/ID/output, /sources/missing, /blobs, /trees/ID",
+        "it has /health, /run, /steps, /steps/ID/events, /steps/ID/output, /steps/ID/artifacts/N, /sources/missing, /blobs, /trees/ID",
     )
 }
 

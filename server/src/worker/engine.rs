@@ -10,6 +10,8 @@
 //! * Where a step has a source, its files lie where the spec says before the command begins, over those of the image;
 //!   what is written there reaches nobody else.
 //! * Every call comes back within a limit. An engine that does not answer is a `Fault`, never an exit code.
+//! * What a container holds can be taken out of it between its end and its removal, also by a later worker: the bytes
+//!   of regular files, through no link below the working directory. What only memory held (`/dev/shm`) is gone with it.
 //! * It touches nothing that is not labelled as its instance's, except what is long past its own deadline.
 //!
 //! Engines decide nothing: time limits, cancelling and killing are in `life.rs`, for all of them alike.
@@ -21,8 +23,9 @@ pub(crate) mod native;
 mod together;
 
 use bytes::Bytes;
-use common::{Reason, StepId, StepSpec, Stream};
+use common::{Artifacts, Reason, StepId, StepSpec, Stream};
 use std::collections::HashSet;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
@@ -236,6 +239,22 @@ impl Engine {
         }
     }
 
+    /// Takes the files that these patterns mean out of the step's container, which has ended, into a new folder. Comes
+    /// back within `limits::ARTIFACTS`, with what was taken by then. Dropped, it stops soon.
+    pub(crate) async fn take_artifacts(
+        &self,
+        step: &StepId,
+        patterns: &[String],
+        folder: &Path,
+    ) -> Result<Artifacts, Fault> {
+        match self {
+            Engine::Auto(auto) => auto.take_artifacts(step, patterns, folder).await,
+            Engine::Docker(docker) => docker.take_artifacts(step, patterns, folder).await,
+            Engine::Native(native) => native.take_artifacts(step, patterns, folder).await,
+            Engine::Fake(fake) => fake.take_artifacts(step, patterns, folder),
+        }
+    }
+
     /// Removes the step's container with all that belongs to it, running or not. None there is no fault.
     pub(crate) async fn remove(&self, step: &StepId) -> Result<(), Fault> {
         match self {
@@ -289,6 +308,11 @@ fn fair_memory_bytes(total: u64, slots: usize) -> u64 {
 impl Fault {
     pub(crate) fn new(reason: Reason, message: impl Into<String>, hint: impl Into<String>) -> Fault {
         Fault { reason, message: message.into(), hint: Some(hint.into()) }
+    }
+
+    /// Of files that are not kept after all; the step's own end stays what it is.
+    fn not_taken(why: impl std::fmt::Display) -> Fault {
+        Fault { reason: Reason::EngineUnavailable, message: why.to_string(), hint: None }
     }
 
     pub(crate) fn no_such_image(engine: &str, image: &str, also: &str) -> Fault {

@@ -5,7 +5,7 @@
 //! on disk before anyone is told; and what is told last is told once. A life that is handed over stops without an
 //! end: the next worker goes on with it. Knows neither HTTP nor how containers are made.
 
-use common::{Reason, StepEvent, StepSpec};
+use common::{Artifacts, Reason, StepEvent, StepSpec};
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -26,6 +26,9 @@ use crate::limits;
 
 /// A container may be removed by any worker so long after its time limit: the kill, and some slack.
 const DEADLINE_SLACK_S: u64 = 120;
+
+/// An engine keeps to its time itself, and may be late by so much.
+const LATE: Duration = Duration::from_secs(10);
 
 /// What a life comes to.
 enum Done {
@@ -61,8 +64,59 @@ impl Life {
         let mut slot = None;
         match self.go(&mut slot, begun).await {
             Done::HandedOver => self.pen.put_down().await,
-            Done::Ended(event) => Box::pin(self.end(event, slot, begun)).await,
+            Done::Ended(event) => match Box::pin(self.take_artifacts(&event)).await {
+                Ok(artifacts) => Box::pin(self.end(event, artifacts, slot, begun)).await,
+                Err(Left) => self.pen.put_down().await,
+            },
         }
+    }
+
+    /// Which files are kept of a step that has ended so. Its container is there still.
+    async fn take_artifacts(&self, event: &StepEvent) -> Result<Option<Artifacts>, Left> {
+        let patterns = &self.spec.artifacts;
+        if patterns.is_empty() || self.step.spool.phase() != Phase::Running {
+            return Ok(None);
+        }
+        let why_none = match event {
+            StepEvent::Exited { .. } | StepEvent::TimedOut { .. } => None,
+            // Who cancelled it may want to see how far it came; but one that nobody will ask for is let go.
+            StepEvent::Cancelled { reason: Reason::ShutDown | Reason::ReaderLeft, .. } => {
+                Some("nobody is left to ask for them".to_owned())
+            }
+            StepEvent::Cancelled { .. } => None,
+            StepEvent::Errored { .. } => Some("what became of the container is not certain".to_owned()),
+            StepEvent::Queued
+            | StepEvent::Preparing { .. }
+            | StepEvent::Started { .. }
+            | StepEvent::Output { .. }
+            | StepEvent::Dropped { .. }
+            | StepEvent::Gap { .. }
+            | StepEvent::Artifacts(_) => Some("the step has not ended".to_owned()),
+        };
+        if let Some(why) = why_none.or_else(|| self.steps.shortage()) {
+            return Ok(Some(none_taken(&why)));
+        }
+        let folder = self.step.spool.artifacts();
+        let engine = self.steps.engine();
+        let is_cancelled = matches!(event, StepEvent::Cancelled { .. });
+        let taken = tokio::select! {
+            biased;
+            () = self.hand_over.cancelled() => return Err(Left),
+            _ = self.step.asked_to_stop(), if !is_cancelled => Err("the step was cancelled meanwhile".to_owned()),
+            taken = timeout(limits::ARTIFACTS + LATE, engine.take_artifacts(&self.step.id, patterns, &folder)) => {
+                match taken {
+                    Ok(taken) => taken.map_err(|fault| fault.message),
+                    Err(_) => Err("the engine does not answer".to_owned()),
+                }
+            }
+        };
+        Ok(Some(match taken {
+            Ok(artifacts) => {
+                self.steps.takes(artifacts.files.iter().map(|file| file.size_bytes).sum());
+                artifacts
+            }
+            Err(why) => none_taken(&why),
+        }))
     }
 
     async fn go(&self, slot: &mut Option<Slot>, begun: bool) -> Done {
@@ -358,14 +412,14 @@ impl Life {
     }
 
     /// Recorded, then cleaned up, then told: whoever hears of the end finds nothing left of the step.
-    async fn end(self, event: StepEvent, slot: Option<Slot>, begun: bool) {
+    async fn end(self, event: StepEvent, artifacts: Option<Artifacts>, slot: Option<Slot>, begun: bool) {
         let Life { steps, step, pen, .. } = self;
         // Without a slot it never came to a container, unless under an earlier worker.
         let had_container = begun || slot.is_some();
         let remove = async || if had_container { steps.engine().remove(&step.id).await } else { Ok(()) };
         let (written, is_written) = oneshot::channel();
         let record = async {
-            let recorded = pen.end(event.clone(), written).await;
+            let recorded = pen.end(artifacts, event.clone(), written).await;
             if recorded.is_ok() {
                 step.settle();
             }
@@ -404,6 +458,15 @@ impl Life {
             }
         }
     }
+}
+
+/// This worker hands the step over.
+struct Left;
+
+fn none_taken(why: &str) -> Artifacts {
+    let problem = format!("no file was kept: {why}");
+    let problem = problem.chars().filter(|c| !c.is_control()).take(1000).collect();
+    Artifacts { problem: Some(problem), ..Artifacts::default() }
 }
 
 /// Why a step does not get to run.

@@ -5,6 +5,7 @@
 
 pub(crate) mod age;
 mod api;
+mod artifacts;
 mod disk;
 mod ends;
 mod engine;

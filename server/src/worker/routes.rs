@@ -133,6 +133,16 @@ fn guarded() -> Routes<Api> {
             .refusing(&[404, 410, 503]),
         )
         .get(
+            "/steps/{id}/artifacts/{number}",
+            api::artifact,
+            Operation::new(
+                "step_artifact",
+                "A file that was kept of a step, by its place in the event `artifacts`",
+            )
+            .answering(200, "Its bytes", [Content::Bytes(BYTES)])
+            .refusing(&[404, 410, 503]),
+        )
+        .get(
             "/metrics",
             api::metrics,
             Operation::new("metrics", "What Prometheus is told").answering(

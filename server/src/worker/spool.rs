@@ -2,7 +2,7 @@
 //!
 //! `steps/ID/` holds `spec.json`, `events` (one StepEvent per line; a position is the byte after a line's end),
 //! `began` once its container was to start (`age.rs`), `decision` once somebody or a limit decided how it ends, `pruned` once its output had to go, and, while output
-//! beyond its cap is held back, the segments of `tail.rs`. Readers follow the file; what they are told of it is only how far it goes.
+//! beyond its cap is held back, the segments of `tail.rs`; in `artifacts` the files that were kept, by number. Readers follow the file; what they are told of it is only how far it goes.
 //! Nothing here knows containers, HTTP or the queue.
 
 mod encode;
@@ -54,6 +54,8 @@ pub(crate) enum Decision {
     Cancelled(Reason),
 }
 
+const ARTIFACTS: &str = "artifacts";
+
 /// The folder of one step, and what is known of its progress. Shared by its one writer and its readers.
 #[derive(Debug)]
 pub(crate) struct Spool {
@@ -102,6 +104,11 @@ impl Spool {
 
     pub(crate) fn folder(&self) -> &Path {
         &self.folder
+    }
+
+    /// Where the files of this step are kept.
+    pub(crate) fn artifacts(&self) -> PathBuf {
+        self.folder.join(ARTIFACTS)
     }
 
     pub(crate) fn spec(&self) -> io::Result<StepSpec> {

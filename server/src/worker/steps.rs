@@ -271,7 +271,7 @@ impl Steps {
         }
         let pen = Pen::new(step.spool.clone(), self.0.records.meter(), cap_bytes);
         self.count(&event);
-        match pen.end(event.clone(), oneshot::channel().0).await {
+        match pen.end(None, event.clone(), oneshot::channel().0).await {
             Ok(unpublished) => unpublished.publish(),
             Err(error) => {
                 tracing::error!(step = %step.id, "the end of a step could not be recorded: {error}");
@@ -309,6 +309,16 @@ impl Steps {
     /// Lets go of old records, and of output where there is too much. Reads the disk.
     pub(crate) fn keep_house(&self) -> io::Result<()> {
         self.0.records.keep_house(limits::RECORD)
+    }
+
+    /// What is short on the disk of the records, if something is.
+    pub(super) fn shortage(&self) -> Option<String> {
+        self.0.records.shortage()
+    }
+
+    /// So much more lies in the records.
+    pub(super) fn takes(&self, bytes: u64) {
+        self.0.records.meter().add(bytes);
     }
 
     pub(crate) fn keep_reserve(&self) -> io::Result<()> {
@@ -386,7 +396,7 @@ impl Steps {
         for (step, event) in self.0.trouble.take_ends() {
             // Nothing of its output is written any more.
             let pen = Pen::new(step.spool.clone(), self.0.records.meter(), 0);
-            match pen.end(event.clone(), oneshot::channel().0).await {
+            match pen.end(None, event.clone(), oneshot::channel().0).await {
                 Ok(unpublished) => {
                     unpublished.publish();
                     self.known().remove(&step.id);

@@ -122,7 +122,7 @@ fn accounted(events: &[StepEvent]) -> (u64, u64) {
             StepEvent::Gap { bytes } => missing += bytes.expect("what a disk did not take can be counted"),
             StepEvent::Queued | StepEvent::Preparing { .. } | StepEvent::Started { .. } => {}
             StepEvent::Exited { .. } | StepEvent::TimedOut { .. } => {}
-            StepEvent::Cancelled { .. } | StepEvent::Errored { .. } => {}
+            StepEvent::Cancelled { .. } | StepEvent::Errored { .. } | StepEvent::Artifacts(_) => {}
         }
     }
     (there, there + missing)

@@ -219,7 +219,7 @@ impl Oracle {
                 }
                 StepEvent::Queued | StepEvent::Preparing { .. } | StepEvent::Started { .. } => {}
                 StepEvent::Exited { .. } | StepEvent::TimedOut { .. } => {}
-                StepEvent::Cancelled { .. } | StepEvent::Errored { .. } => {}
+                StepEvent::Cancelled { .. } | StepEvent::Errored { .. } | StepEvent::Artifacts(_) => {}
             }
         }
         assert!(gaps <= deaths, "{gaps} gaps of {deaths} deaths: {at}");

@@ -359,7 +359,7 @@ impl Attempt {
                     attempt: self.number,
                     step: id.clone(),
                     worker: worker.clone(),
-                    spec: spec.clone(),
+                    spec: Box::new(spec.clone()),
                 };
                 self.run.log.append(fact).await?;
                 self.step(id, worker, spec, Before::default(), self.cancel.clone())

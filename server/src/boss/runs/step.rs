@@ -217,6 +217,7 @@ impl Step {
                 | StepEvent::Preparing { .. }
                 | StepEvent::Dropped { .. }
                 | StepEvent::Gap { .. }
+                | StepEvent::Artifacts(_)
                 | StepEvent::Exited { .. }
                 | StepEvent::TimedOut { .. }
                 | StepEvent::Cancelled { .. }

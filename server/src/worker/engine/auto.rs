@@ -8,7 +8,7 @@
 //!
 //! An earlier worker may have had the other engine, so what it left is looked for in both.
 
-use common::{StepId, StepSpec};
+use common::{Artifacts, StepId, StepSpec};
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::path::Path;
@@ -226,6 +226,18 @@ impl Auto {
         match self.of(step).map(|choice| choice.engine) {
             Some(Which::Native) => self.0.native.signal(step, signal).await,
             Some(Which::Docker) | None => self.0.docker.signal(step, signal).await,
+        }
+    }
+
+    pub(super) async fn take_artifacts(
+        &self,
+        step: &StepId,
+        patterns: &[String],
+        folder: &Path,
+    ) -> Result<Artifacts, Fault> {
+        match self.of(step).map(|choice| choice.engine) {
+            Some(Which::Native) => self.0.native.take_artifacts(step, patterns, folder).await,
+            Some(Which::Docker) | None => self.0.docker.take_artifacts(step, patterns, folder).await,
         }
     }
 

@@ -5,6 +5,7 @@
 //! read from `inspect` alone; `wait` only says when to look (on a container that was not yet started it answers
 //! 0 at once). Nothing is removed by Docker itself. Nothing here decides that a step is to end.
 
+mod artifacts;
 mod body;
 mod client;
 mod clock;

@@ -7,15 +7,17 @@
 mod script;
 
 use bytes::Bytes;
-use common::{Reason, StepId, StepSpec, Stream};
+use common::{Artifacts, Reason, StepId, StepSpec, Stream};
 use sha2::{Digest as _, Sha256};
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
+use super::super::artifacts::{Taker, Wanted};
 use super::{AHEAD, Exit, Fault, Happening, Job, News, Running, Signal};
 use script::Act;
 
@@ -32,6 +34,9 @@ struct World {
 
 struct Container {
     image_digest: String,
+    workdir: String,
+    /// What was written, by path from the root.
+    files: Mutex<BTreeMap<String, Bytes>>,
     began: Instant,
     signal: watch::Sender<Option<Signal>>,
     ear: Mutex<Ear>,
@@ -111,6 +116,8 @@ impl Fake {
         let (listener, happenings) = mpsc::channel(AHEAD);
         let container = Arc::new(Container {
             image_digest: job.image_digest.clone(),
+            workdir: job.spec.workdir.clone().unwrap_or_else(|| "/".to_owned()),
+            files: Mutex::default(),
             began: Instant::now(),
             signal: watch::Sender::new(None),
             ear: Mutex::new(Ear { listener: Some(listener), ended: None }),
@@ -156,6 +163,25 @@ impl Fake {
         Ok(())
     }
 
+    pub(super) fn take_artifacts(
+        &self,
+        step: &StepId,
+        patterns: &[String],
+        folder: &Path,
+    ) -> Result<Artifacts, Fault> {
+        self.check()?;
+        let container = self.container(step).ok_or_else(|| Fault::not_taken("the container is gone"))?;
+        let wanted = Wanted::new(&container.workdir, patterns).map_err(Fault::not_taken)?;
+        let mut taker = Taker::new(folder, &wanted).map_err(Fault::not_taken)?;
+        let files = lock(&container.files).clone();
+        for (path, bytes) in &files {
+            if wanted.looks().iter().any(|look| look.wants(path)) {
+                taker.offer(path, bytes.len() as u64, &bytes[..]).map_err(Fault::not_taken)?;
+            }
+        }
+        Ok(taker.end())
+    }
+
     pub(super) fn remove(&self, step: &StepId) -> Result<(), Fault> {
         self.signal(step, Signal::Kill)?;
         if self.container(step).is_some_and(|container| container.hangs.load(Ordering::SeqCst)) {
@@ -189,6 +215,15 @@ impl Container {
         for act in acts {
             let done = match act {
                 Act::Print(stream, bytes) => self.interruptible(traps, self.print(stream, bytes)).await,
+                Act::Write(path, bytes) => {
+                    let path = if path.starts_with('/') {
+                        path
+                    } else {
+                        format!("{}/{path}", self.workdir.trim_end_matches('/'))
+                    };
+                    lock(&self.files).insert(path, bytes);
+                    Ok(())
+                }
                 Act::Flood(bytes) => self.interruptible(traps, self.flood(bytes)).await,
                 Act::Sleep(time) => self.interruptible(traps, tokio::time::sleep(time)).await,
                 Act::Trap => {

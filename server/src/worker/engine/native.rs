@@ -17,6 +17,7 @@ mod helper;
 pub(crate) mod images;
 mod kept;
 mod launcher;
+mod left;
 mod link;
 mod made;
 pub(crate) mod net;

@@ -3,7 +3,7 @@
 //! nothing to write, so both thread and file come with the first word.
 
 use bytes::Bytes;
-use common::{StepEvent, Stream};
+use common::{Artifacts, StepEvent, Stream};
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{mpsc, oneshot};
@@ -38,7 +38,7 @@ enum Entry {
     Say(StepEvent, oneshot::Sender<io::Result<()>>),
     Sync(oneshot::Sender<io::Result<()>>),
     Decide(Decision, oneshot::Sender<io::Result<()>>),
-    End(StepEvent, oneshot::Sender<()>, oneshot::Sender<io::Result<Unpublished>>),
+    End(Option<Artifacts>, StepEvent, oneshot::Sender<()>, oneshot::Sender<io::Result<Unpublished>>),
 }
 
 impl Pen {
@@ -67,8 +67,14 @@ impl Pen {
     }
 
     /// `written` hears of it once it survives this process, which is before it survives a loss of power.
-    pub(crate) async fn end(self, event: StepEvent, written: oneshot::Sender<()>) -> io::Result<Unpublished> {
-        self.ask(|answer| Entry::End(event, written, answer)).await
+    /// What was kept of its files is told in one with it.
+    pub(crate) async fn end(
+        self,
+        artifacts: Option<Artifacts>,
+        event: StepEvent,
+        written: oneshot::Sender<()>,
+    ) -> io::Result<Unpublished> {
+        self.ask(|answer| Entry::End(artifacts, event, written, answer)).await
     }
 
     /// Leaves the spool without an end, with everything in it that was told.
@@ -138,9 +144,9 @@ fn write_all(mut writer: Writer, mut entries: mpsc::Receiver<Entry>) {
                 Entry::Say(event, answer) => drop(answer.send(writer.say(&event))),
                 Entry::Sync(answer) => drop(answer.send(writer.sync())),
                 Entry::Decide(decision, answer) => drop(answer.send(writer.decide(decision))),
-                Entry::End(event, written, answer) => {
+                Entry::End(artifacts, event, written, answer) => {
                     // Nobody may care.
-                    drop(answer.send(writer.end(&event, || {
+                    drop(answer.send(writer.end(artifacts, &event, || {
                         let _ = written.send(());
                     })));
                     return;

@@ -1,4 +1,4 @@
-//! Taking the output out of an ended spool, so that everything else of it stays where it is.
+//! Taking the output and the kept files out of an ended spool, so that everything else of it stays where it is.
 //!
 //! The output becomes a hole in the file: positions stay what they were, and the disk has its room back. What
 //! was there is in a small file beside it, from which readers are told of a gap.
@@ -34,7 +34,9 @@ impl Pruned {
 pub(crate) fn size_bytes(folder: &Path) -> io::Result<u64> {
     let mut bytes = 0;
     for entry in fs::read_dir(folder)? {
-        match entry?.metadata() {
+        let entry = entry?;
+        match entry.metadata() {
+            Ok(found) if found.is_dir() => bytes += size_bytes_or_none(&entry.path())?,
             Ok(file) => bytes += file.blocks() * 512,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),
@@ -43,8 +45,25 @@ pub(crate) fn size_bytes(folder: &Path) -> io::Result<u64> {
     Ok(bytes)
 }
 
-/// Takes the output out, and answers how many bytes of disk that gave.
+fn size_bytes_or_none(folder: &Path) -> io::Result<u64> {
+    match size_bytes(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
+        size => size,
+    }
+}
+
+/// Takes output and kept files out, and answers how many bytes of disk that gave.
 pub(crate) fn prune(folder: &Path) -> io::Result<u64> {
+    let kept = folder.join(super::ARTIFACTS);
+    let freed = size_bytes_or_none(&kept)?;
+    match fs::remove_dir_all(kept) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    Ok(freed + prune_output(folder)?)
+}
+
+fn prune_output(folder: &Path) -> io::Result<u64> {
     let path = folder.join("events");
     let file = File::options().read(true).write(true).open(&path)?;
     let Some(pruned) = to_prune(&file)? else { return Ok(0) };
@@ -75,7 +94,10 @@ fn to_prune(file: &File) -> io::Result<Option<Pruned>> {
             StepEvent::Output { bytes, .. } => Some(bytes.len() as u64),
             StepEvent::Dropped { bytes } => Some(bytes),
             StepEvent::Gap { bytes } => Some(bytes.unwrap_or(0)),
-            StepEvent::Queued | StepEvent::Preparing { .. } | StepEvent::Started { .. } => None,
+            StepEvent::Queued
+            | StepEvent::Preparing { .. }
+            | StepEvent::Started { .. }
+            | StepEvent::Artifacts(_) => None,
             StepEvent::Exited { .. }
             | StepEvent::TimedOut { .. }
             | StepEvent::Cancelled { .. }

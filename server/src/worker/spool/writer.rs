@@ -1,7 +1,7 @@
 //! The one writer of a spool: the beginning of an output as it comes, the end of a long one when it is known, and
 //! the end of the step last of all. It waits for the disk, so it works on a thread of its own (`pen.rs`).
 
-use common::{StepEnd, StepEvent, Stream};
+use common::{Artifacts, StepEnd, StepEvent, Stream};
 use std::fs::{self, File};
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
@@ -257,7 +257,12 @@ impl Writer {
 
     /// Records the end, durably, behind all that was held back. Nobody is told before `Unpublished::publish`, but for
     /// `written`, once it is in the file.
-    pub(crate) fn end(mut self, event: &StepEvent, written: impl FnOnce()) -> io::Result<Unpublished> {
+    pub(crate) fn end(
+        mut self,
+        artifacts: Option<Artifacts>,
+        event: &StepEvent,
+        written: impl FnOnce(),
+    ) -> io::Result<Unpublished> {
         let end = event.end().ok_or_else(|| io::Error::other("this event is no end"))?;
         self.settle();
         self.flush_output();
@@ -266,6 +271,9 @@ impl Writer {
         }
         if let Lost::Bytes(bytes) = self.lost {
             self.line(&StepEvent::Gap { bytes: Some(bytes) });
+        }
+        if let Some(artifacts) = artifacts {
+            self.line(&StepEvent::Artifacts(artifacts));
         }
         self.line(event);
         let before = self.len;
@@ -362,7 +370,10 @@ fn phase_after(phase: Phase, event: &StepEvent) -> Phase {
         StepEvent::Queued => Phase::Queued,
         StepEvent::Preparing { .. } => Phase::Preparing,
         StepEvent::Started { .. } => Phase::Running,
-        StepEvent::Output { .. } | StepEvent::Dropped { .. } | StepEvent::Gap { .. } => phase,
+        StepEvent::Output { .. }
+        | StepEvent::Dropped { .. }
+        | StepEvent::Gap { .. }
+        | StepEvent::Artifacts(_) => phase,
         StepEvent::Exited { .. }
         | StepEvent::TimedOut { .. }
         | StepEvent::Cancelled { .. }

@@ -217,7 +217,10 @@ impl World {
             let (task, number) = (case.tasks[attempt.task].clone(), attempt.number);
             let worker = WORKERS[usize::from(cmd.worker)].to_owned();
             let (step, spec) = (case.name(id), case.spec(cmd).clone());
-            self.append(boss, RunFact::StepAsked { task, attempt: number, step, worker, spec });
+            self.append(
+                boss,
+                RunFact::StepAsked { task, attempt: number, step, worker, spec: Box::new(spec) },
+            );
             attempt.following.push(Following {
                 id,
                 call,

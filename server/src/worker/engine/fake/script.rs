@@ -9,6 +9,8 @@ pub(super) enum Act {
     /// `echo TEXT`, `print TEXT`; with `>&2`, or as `eprint TEXT`, to stderr; `printf TEXT`; `bytes HEX`; `cat PATH`
     /// of a file of the step's source.
     Print(Stream, Bytes),
+    /// `printf TEXT > PATH`: into a file.
+    Write(String, Bytes),
     /// `flood N`: so many bytes, in lines.
     Flood(u64),
     /// `sleep SECONDS`.
@@ -52,6 +54,7 @@ fn act(words: &[String], read: &dyn Fn(&str) -> Option<Bytes>) -> Act {
             Act::Print(Stream::Stderr, line(text))
         }
         ["echo" | "print", text @ ..] => Act::Print(Stream::Stdout, line(text)),
+        ["printf", text, ">", path] => Act::Write((*path).to_owned(), unescaped(text)),
         ["printf", text, ">&2"] => Act::Print(Stream::Stderr, unescaped(text)),
         ["printf", text] => Act::Print(Stream::Stdout, unescaped(text)),
         ["bytes", hex] => Act::Print(Stream::Stdout, from_hex(hex)),

@@ -18,7 +18,7 @@ use std::path::Path;
 use super::files::Doing as _;
 use super::order::{Base, Source};
 
-const FOLDER: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+pub(super) const FOLDER: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
 /// As if that folder were the root of all, and through nothing that is mounted in it.
 const WITHIN: ResolveFlags =
@@ -65,7 +65,7 @@ impl Over {
 }
 
 /// The folder of this path as its root has it, through links that stay within.
-fn find(root: &OwnedFd, path: &str) -> Result<OwnedFd, Errno> {
+pub(super) fn find(root: &OwnedFd, path: &str) -> Result<OwnedFd, Errno> {
     loop {
         match rustix::fs::openat2(root, path, FOLDER, Mode::empty(), WITHIN) {
             // Something anywhere was renamed meanwhile, and the kernel does not know whether it was here.
@@ -112,6 +112,22 @@ fn overlay(
     rustix::mount::fsconfig_create(overlay.as_fd())?;
     // No wall is lower than that of the container's root.
     rustix::mount::fsmount(overlay.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::MOUNT_ATTR_NODEV)
+}
+
+/// What these layers, the highest first, come to: in no place at all, for whoever holds it, and for nobody to write to.
+pub(super) fn seen_through(layers: &[&OwnedFd]) -> rustix::io::Result<OwnedFd> {
+    let lower: Vec<String> = layers.iter().map(|fd| format!("/proc/self/fd/{}", fd.as_raw_fd())).collect();
+    let overlay = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    rustix::mount::fsconfig_set_string(overlay.as_fd(), "source", "overlay")?;
+    rustix::mount::fsconfig_set_string(overlay.as_fd(), "lowerdir", lower.join(":"))?;
+    // The highest is, as long as the sandbox is not removed, that of another mount, in which nothing moves any more.
+    rustix::mount::fsconfig_set_string(overlay.as_fd(), "index", "off")?;
+    rustix::mount::fsconfig_create(overlay.as_fd())?;
+    let closed = MountAttrFlags::MOUNT_ATTR_RDONLY
+        | MountAttrFlags::MOUNT_ATTR_NODEV
+        | MountAttrFlags::MOUNT_ATTR_NOSUID
+        | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    rustix::mount::fsmount(overlay.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, closed)
 }
 
 /// In the sandbox: takes the mount that comes after the order, and puts it in its place.

@@ -1,0 +1,99 @@
+//! Files that are kept after a step: what may be asked for, and what came of it. Which files of a container a pattern
+//! means is for its worker to find out.
+
+use serde::{Deserialize, Serialize};
+
+/// One file, as it lay in the container when its command had ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Artifact {
+    /// Below the step's working directory, or else from the root: then it begins with a slash.
+    pub path: String,
+    pub size_bytes: u64,
+    /// 64 hex digits.
+    pub sha256: String,
+}
+
+/// The files of one step. What could not be had takes nothing from the step's own end.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Artifacts {
+    /// A file goes by its place here, counted from 0.
+    pub files: Vec<Artifact>,
+    /// So many more were found and not kept.
+    pub left_out: u64,
+    /// What was left out and why, or what stood in the way, in words.
+    pub problem: Option<String>,
+}
+
+impl Artifacts {
+    /// A report with a page for each file of a large project has some hundreds.
+    pub const MOST_FILES: usize = 1000;
+    /// A screen recording fits, a disk image does not.
+    pub const LARGEST_BYTES: u64 = 64 * 1024 * 1024;
+    /// Of one step: what goes over a slow line in a minute.
+    pub const ALL_BYTES: u64 = 256 * 1024 * 1024;
+    pub const LONGEST_PATH: usize = 1024;
+    /// Of one step: all of them stand in one event, which everybody who follows the run is sent.
+    pub const ALL_PATHS: usize = 64 * 1024;
+    pub const LONGEST_PROBLEM: usize = 4096;
+
+    const MOST_PATTERNS: usize = 32;
+    const LONGEST_PATTERN: usize = 256;
+
+    /// May these be what one step left? For those who do not trust the one who says so.
+    pub fn check(&self) -> Result<(), String> {
+        let count = self.files.len();
+        if count > Self::MOST_FILES {
+            return Err(format!("{count} artifacts are more than {}", Self::MOST_FILES));
+        }
+        if self.problem.as_ref().is_some_and(|problem| problem.len() > Self::LONGEST_PROBLEM) {
+            return Err("the problem with its artifacts is too long".to_owned());
+        }
+        let (mut bytes, mut paths) = (0u64, 0);
+        for Artifact { path, size_bytes, sha256 } in &self.files {
+            if !is_path(path) {
+                return Err(format!("{path:?} is no path of an artifact"));
+            }
+            if sha256.len() != 64 || !sha256.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) {
+                return Err(format!("artifact {path} has a hash that is none"));
+            }
+            if *size_bytes > Self::LARGEST_BYTES {
+                return Err(format!("artifact {path} is larger than any may be"));
+            }
+            bytes += size_bytes;
+            paths += path.len();
+        }
+        if bytes > Self::ALL_BYTES || paths > Self::ALL_PATHS {
+            return Err("its artifacts are more than those of one step may be".to_owned());
+        }
+        Ok(())
+    }
+
+    /// Why nobody may ask for files by these patterns, if so.
+    pub(crate) fn wrong_patterns(patterns: &[String]) -> Option<String> {
+        if patterns.len() > Self::MOST_PATTERNS {
+            return Some(format!("has more than {} patterns", Self::MOST_PATTERNS));
+        }
+        let wrong = patterns.iter().find(|pattern| {
+            let has_name = pattern.split('/').any(|part| !part.is_empty() && part != ".");
+            let leads_up = pattern.split('/').any(|part| part == "..");
+            let is_plain = !pattern.contains(|c: char| c.is_control());
+            !has_name || leads_up || !is_plain || pattern.len() > Self::LONGEST_PATTERN
+        });
+        wrong.map(|pattern| {
+            format!(
+                "{pattern:?} has to be a path such as report/**, of at most {} bytes and without ..",
+                Self::LONGEST_PATTERN
+            )
+        })
+    }
+}
+
+/// It can be shown anywhere, and leads nowhere but down.
+pub fn is_path(path: &str) -> bool {
+    let below = path.strip_prefix('/').unwrap_or(path);
+    path.len() <= Artifacts::LONGEST_PATH
+        && !path.contains(|c: char| c.is_control())
+        && below.split('/').all(|part| !matches!(part, "" | "." | ".."))
+}
