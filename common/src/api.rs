@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Phase, Reason, RunNumber, RunSource, RunState, SkipReason, StartedBy, StepId, TaskId, TaskState, Verdict,
+    Phase, Reason, RunNumber, RunSource, RunState, SkipReason, StartedBy, StepId, TaskId, TaskState,
+    TestCounts, Verdict,
 };
 
 /// What went wrong and what to do next; the body of every refusal, and a part of `task_ended`.
@@ -124,6 +125,9 @@ pub struct AttemptView {
     pub took_ms: Option<u64>,
     pub problem: Option<Problem>,
     pub steps: usize,
+    /// How its tests ended, where a test runner spoke.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tests: Option<TestCounts>,
 }
 
 impl RunSummary {
@@ -174,6 +178,7 @@ impl TaskView {
             took_ms: attempt.end.as_ref().map(|end| end.took_ms),
             problem: attempt.end.as_ref().and_then(|end| end.problem.clone()),
             steps: attempt.steps.len(),
+            tests: attempt.end.as_ref().and_then(|end| end.tests),
         });
         TaskView {
             task: task.id.clone(),

@@ -50,9 +50,9 @@ pub use source::{
 };
 pub use spec::{Command, Network, SpecProblem, StepSpec};
 pub use step::{StepEnd, StepEvent};
-pub use test::{TestCounts, TestOutcome, TestResult};
+pub use test::{TestCounts, TestHistory, TestOutcome, TestResult, TestRun, TestView, TestsView};
 pub use verdict::{Outcome, Reason, SkipReason, Verdict};
-pub use words::{duration, headline, passed_again, source_words, task_words};
+pub use words::{duration, headline, passed_again, run_tests, source_words, task_words};
 
 #[cfg(test)]
 mod tests;

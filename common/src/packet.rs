@@ -81,6 +81,9 @@ pub struct FailedTest {
     /// What was wrong, line by line; empty where the runner does not say.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub message: Vec<String>,
+    /// It has passed on this very source, too.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub flaky: bool,
 }
 
 /// The first line of an output that the last green one of the same task does not have: numbers, times, addresses and

@@ -9,7 +9,7 @@ use crate::{
     Artifacts, Pipeline, Problem, Reason, RunKey, RunNumber, Seq, SkipReason, StepEnd, StepEvent, StepId,
     StepSpec,
 };
-use crate::{TaskId, Verdict};
+use crate::{TaskId, TestCounts, Verdict};
 
 /// One fact in a run's log.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -77,6 +77,9 @@ pub enum RunFact {
         took_ms: u64,
         /// What to tell a person, where the verdict alone does not say it all.
         problem: Option<Problem>,
+        /// Where a test runner spoke. The tests themselves are stored beside the log.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        tests: Option<TestCounts>,
     },
     TaskSkipped {
         task: TaskId,
@@ -203,6 +206,7 @@ pub struct AttemptEnd {
     pub verdict: Verdict,
     pub took_ms: u64,
     pub problem: Option<Problem>,
+    pub tests: Option<TestCounts>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -352,13 +356,17 @@ impl RunState {
                 running.ending = Some((*verdict, problem.clone()));
                 Ok(())
             }
-            RunFact::TaskEnded { task, attempt, verdict, took_ms, problem } => {
+            RunFact::TaskEnded { task, attempt, verdict, took_ms, problem, tests } => {
                 let running = self.running(task, *attempt)?;
                 if verdict.passed() {
                     running.may_pass().map_err(|why| format!("{task} cannot have passed: {why}"))?;
                 }
-                running.end =
-                    Some(AttemptEnd { verdict: *verdict, took_ms: *took_ms, problem: problem.clone() });
+                running.end = Some(AttemptEnd {
+                    verdict: *verdict,
+                    took_ms: *took_ms,
+                    problem: problem.clone(),
+                    tests: *tests,
+                });
                 self.find(task)?.state = TaskState::Ended(*verdict);
                 Ok(())
             }
@@ -560,6 +568,13 @@ impl RunState {
     pub fn workers(&self) -> BTreeSet<&str> {
         let attempts = self.tasks().flat_map(|task| &task.attempts);
         attempts.flat_map(|attempt| &attempt.steps).map(|step| step.worker.as_str()).collect()
+    }
+}
+
+impl TaskRun {
+    /// The tests of its latest attempt, once that has ended.
+    pub fn tests(&self) -> Option<TestCounts> {
+        self.attempts.last()?.end.as_ref()?.tests
     }
 }
 

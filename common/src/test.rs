@@ -3,6 +3,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::{RunNumber, TaskId};
+
 /// One test of one attempt.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -59,6 +61,13 @@ pub struct TestCounts {
     pub passed: u64,
     pub failed: u64,
     pub skipped: u64,
+    /// So many of these, whatever they came to here, had both outcomes on one source by then. No runner knows that.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub flaky: u64,
+}
+
+fn is_none(number: &u64) -> bool {
+    *number == 0
 }
 
 impl TestCounts {
@@ -79,13 +88,81 @@ impl TestCounts {
         self.passed = self.passed.saturating_add(more.passed);
         self.failed = self.failed.saturating_add(more.failed);
         self.skipped = self.skipped.saturating_add(more.skipped);
+        self.flaky = self.flaky.saturating_add(more.flaky);
     }
 
-    /// Worst first, without what there is none of: `1 failed, 2 skipped, 12 passed`.
+    /// Worst first, without what there is none of: `1 failed, 2 skipped, 12 passed`; with `, 1 flaky` behind it.
     pub fn words(&self) -> String {
-        let parts = [(self.failed, "failed"), (self.skipped, "skipped"), (self.passed, "passed")];
+        let parts = [
+            (self.failed, "failed"),
+            (self.skipped, "skipped"),
+            (self.passed, "passed"),
+            (self.flaky, "flaky"),
+        ];
         let parts: Vec<_> =
             parts.iter().filter(|(n, _)| *n > 0).map(|(n, word)| format!("{n} {word}")).collect();
         if parts.is_empty() { "no tests".into() } else { parts.join(", ") }
     }
+}
+
+/// `GET /api/runs/{n}/tasks/{task}/tests`: the tests of one attempt.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct TestsView {
+    pub run: RunNumber,
+    pub task: TaskId,
+    pub attempt: u32,
+    /// As their runners count. There may be more than `tests` has: many runners do not name what passed.
+    pub counts: TestCounts,
+    /// The worst first, else in the order in which they were told of.
+    pub tests: Vec<TestView>,
+    /// So many more had a name, and are only counted.
+    pub omitted: u64,
+}
+
+/// One of them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct TestView {
+    #[serde(flatten)]
+    pub test: TestResult,
+    /// It had both outcomes, passed and not, on the source that this attempt ran on.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub flaky: bool,
+}
+
+/// `GET /api/tests`: how one test came out, in the latest attempts that had it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct TestHistory {
+    pub task: TaskId,
+    pub name: String,
+    /// It had both outcomes on one source.
+    pub flaky: bool,
+    /// Where its latest failures began: it passed before that, or was not there.
+    pub first_failed: Option<TestRun>,
+    pub last_passed: Option<TestRun>,
+    /// Of `runs`. How many are flaky is 0 or 1 here.
+    pub counts: TestCounts,
+    /// Of 100 times that it was not skipped, it failed so often; null where it always was.
+    pub failed_percent: Option<u64>,
+    /// The latest first.
+    pub runs: Vec<TestRun>,
+}
+
+/// One of the times that a test was run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct TestRun {
+    pub run: RunNumber,
+    pub attempt: u32,
+    pub outcome: TestOutcome,
+    pub took_ms: Option<u64>,
+    /// When the attempt ended.
+    pub at_ms: u64,
+    /// Of a run that has a source: what was checked out, and which files it was in the end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub commit: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tree: Option<String>,
 }

@@ -1,6 +1,6 @@
 //! The same words for the same thing in the terminal and on the page.
 
-use crate::{Phase, RunSource, RunState, TaskRun, TaskState, Verdict};
+use crate::{Phase, RunSource, RunState, TaskRun, TaskState, TestCounts, Verdict};
 
 /// A duration as people say it: `0.4s`, `12.3s`, `2m 05s`, `1h 02m`.
 pub fn duration(ms: u64) -> String {
@@ -12,7 +12,7 @@ pub fn duration(ms: u64) -> String {
     }
 }
 
-/// How a task stands: `running`, `passed on attempt 2`, `skipped: earlier_stage`, `failed: command_failed`.
+/// How a task stands: `running`, `passed on attempt 2`, `passed, 1 flaky test`, `skipped: earlier_stage`, `failed: command_failed`.
 pub fn task_words(task: &TaskRun) -> String {
     let attempt = match task.attempts.len() {
         0 | 1 => String::new(),
@@ -22,12 +22,14 @@ pub fn task_words(task: &TaskRun) -> String {
         TaskState::Pending => "pending".to_owned(),
         TaskState::Running => format!("running{attempt}"),
         TaskState::Skipped(why) => format!("skipped: {}", why.word()),
-        TaskState::Ended(Verdict::Passed) => format!("passed{attempt}"),
+        TaskState::Ended(Verdict::Passed) => {
+            format!("passed{attempt}{}", flaky_words(task.tests().unwrap_or_default()))
+        }
         TaskState::Ended(Verdict::Not(reason)) => format!("{}{attempt}: {reason}", reason.outcome()),
     }
 }
 
-/// How a run stands, never plainer than the truth: a partial run and a later attempt say so.
+/// How a run stands, never plainer than the truth: a partial run, a later attempt and a flaky test say so.
 pub fn headline(run: &RunState) -> String {
     let mut words = match run.phase {
         Phase::Unborn => "not started".to_owned(),
@@ -41,10 +43,30 @@ pub fn headline(run: &RunState) -> String {
             attempts => format!("passed on attempt {attempts}"),
         },
     };
+    if run.phase == Phase::Ended(Verdict::Passed) {
+        words.push_str(&flaky_words(run_tests(run).unwrap_or_default()));
+    }
     if let Some(only) = &run.only {
         words.push_str(&format!(" ({} of {} tasks)", only.len(), run.tasks().count()));
     }
     words
+}
+
+/// The tests of the latest attempts. None where no test runner spoke in any.
+pub fn run_tests(run: &RunState) -> Option<TestCounts> {
+    run.tasks().filter_map(TaskRun::tests).reduce(|mut all, more| {
+        all.add(more);
+        all
+    })
+}
+
+/// Behind what has passed: some of that means less than it says.
+fn flaky_words(tests: TestCounts) -> String {
+    match tests.flaky {
+        0 => String::new(),
+        1 => ", 1 flaky test".to_owned(),
+        flaky => format!(", {flaky} flaky tests"),
+    }
 }
 
 /// Which files a run is of: `main at 1a2b3c4d5e, with changes`, or without git `5 files`.

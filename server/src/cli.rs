@@ -67,6 +67,8 @@ Examples:
   bettertest show 7 models                             of run 7, one task
   bettertest show last models --tail 50                the end of what it printed
   bettertest show last models --grep 'Error|panicked'  the lines of it that match
+  bettertest show last models --tests                  how each of its tests ended
+  bettertest show --test test_reads                    one test of any task, and how it came out before
   bettertest show --url http://127.0.0.1:9001 --json   of a boss, for machines";
 
 const MCP_EXAMPLES: &str = "\
@@ -268,7 +270,13 @@ pub(crate) struct ShowArgs {
     /// The lines of what it printed that match this regular expression, each with its number
     #[arg(long, value_name = "REGEX")]
     pub(crate) grep: Option<String>,
-    /// What that attempt of it printed [default: the latest]
+    /// How each test of the task ended
+    #[arg(long, conflicts_with_all = ["output", "tail", "grep"])]
+    pub(crate) tests: bool,
+    /// One test: what was wrong with it, and its history; by its name, or a part that no other name has
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["output", "tail", "grep", "tests"])]
+    pub(crate) test: Option<String>,
+    /// Of that attempt of it [default: the latest]
     #[arg(long, value_name = "N")]
     pub(crate) attempt: Option<u32>,
     /// Print JSON instead

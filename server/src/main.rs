@@ -33,6 +33,7 @@ mod source;
 mod terminal;
 #[cfg(test)]
 mod tests;
+mod tests_text;
 mod watch;
 mod worker;
 

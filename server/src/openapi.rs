@@ -383,13 +383,18 @@ fn inline<T: JsonSchema>() -> Value {
 fn query_parameters(mut object: Schema) -> Vec<Value> {
     bound(&mut object);
     let properties = object.get("properties").and_then(Value::as_object).cloned().unwrap_or_default();
+    let required = object.get("required").and_then(Value::as_array).cloned().unwrap_or_default();
     let parameter = |(name, mut schema): (String, Value)| {
+        let is_required = required.iter().any(|required| *required == name);
         if let Some(kind) = schema.get("type").and_then(|types| types.as_array()?.first()).cloned() {
             schema["type"] = kind;
         }
         let mut told = json!({"name": name, "in": "query"});
         if let Some(words) = schema.as_object_mut().and_then(|schema| schema.remove("description")) {
             told["description"] = words;
+        }
+        if is_required {
+            told["required"] = true.into();
         }
         told["schema"] = schema;
         told

@@ -37,7 +37,8 @@ pub(crate) fn tests(failure: &Failure) -> Vec<String> {
     let mut lines: Vec<String> =
         failure.tests.iter().map(|counts| format!("tests: {}", counts.words())).collect();
     for test in &failure.failed_tests {
-        lines.push(format!("✗ {}", plain(&test.name)));
+        let flaky = if test.flaky { "  (flaky: it has passed on this source, too)" } else { "" };
+        lines.push(format!("✗ {}{flaky}", plain(&test.name)));
         lines.extend(test.message.iter().map(|line| format!("    {}", plain(line))));
     }
     let told = failure.failed_tests.len() as u64;

@@ -4,7 +4,7 @@
 
 use common::{
     Outcome, Packet, RunFact, RunState, SkipReason, StageRun, StepState, TaskId, TaskRun, TaskState, Verdict,
-    duration, headline, passed_again, task_words,
+    duration, headline, passed_again, run_tests, task_words,
 };
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -134,7 +134,9 @@ impl Report {
                 let Some(ended) = run.task(task) else { return String::new() };
                 let mut text = String::new();
                 if self.lists_all || ended.state != TaskState::Ended(Verdict::Passed) {
-                    text = self.line(ended.state, &task_words(ended), &duration(*took_ms), &task.to_string());
+                    let tests = ended.tests().map(|tests| tests.words()).unwrap_or_default();
+                    let (words, took) = (task_words(ended), duration(*took_ms));
+                    text = self.line(ended.state, &words, &took, &task.to_string(), &tests);
                 }
                 if let Some(failure) = failure {
                     text.push_str(&self.failure(&failure));
@@ -169,7 +171,7 @@ impl Report {
             let count = stage.tasks.iter().filter(|task| task.state == passed).count();
             if count > 0 {
                 let words = format!("{count} of {} passed", stage.tasks.len());
-                text.push_str(&self.line(passed, &words, "", &stage.name));
+                text.push_str(&self.line(passed, &words, "", &stage.name, ""));
             }
         }
         text + &self.skipped(stage)
@@ -189,22 +191,26 @@ impl Report {
                 [one] => one.id.to_string(),
                 several => format!("{} ({} tasks)", stage.name, several.len()),
             };
-            self.line(tasks[0].state, &task_words(tasks[0]), "", &name)
+            self.line(tasks[0].state, &task_words(tasks[0]), "", &name, "")
         });
         lines.collect()
     }
 
-    /// How something stands, for how long, and its name.
-    fn line(&self, state: TaskState, words: &str, time: &str, name: &str) -> String {
+    /// How something stands, for how long, its name, and where there is room, its tests.
+    fn line(&self, state: TaskState, words: &str, time: &str, name: &str, tests: &str) -> String {
         let words = format!("{} {words}", mark(state));
         // Padded by what is seen, not by what is written: colours have no width.
         let pad = " ".repeat(STANDING.saturating_sub(columns(&words)));
         let before = columns(&words).max(STANDING) + TOOK + 3;
+        let room = self.size.0.saturating_sub(before + 1).max(12);
         let name = match self.style {
-            Style::Live => fit_name(name, self.size.0.saturating_sub(before + 1).max(12)),
+            Style::Live => fit_name(name, room),
             Style::Plain => name.to_owned(),
         };
-        format!("{}{pad} {}  {name}\n", self.painted(state, &words), self.dim(&format!("{time:>TOOK$}")))
+        let fits = self.style == Style::Plain || columns(&name) + 2 + columns(tests) <= room;
+        let tests = if tests.is_empty() || !fits { String::new() } else { format!("  {}", self.dim(tests)) };
+        let time = self.dim(&format!("{time:>TOOK$}"));
+        format!("{}{pad} {time}  {name}{tests}\n", self.painted(state, &words))
     }
 
     fn failure(&mut self, failure: &Failure<'_>) -> String {
@@ -263,7 +269,8 @@ impl Report {
         let state = TaskState::Ended(verdict);
         let words = format!("{} run {} {}", mark(state), run.number, headline(run));
         let painted = self.paint.sgr("1", &self.painted(state, &words));
-        let counted = format!("{} in {took}{workers}", parts.join(", "));
+        let tests = run_tests(run).map_or_else(String::new, |tests| format!("; tests: {}", tests.words()));
+        let counted = format!("{} in {took}{tests}{workers}", parts.join(", "));
         let mut text =
             format!("{}\n{}", self.not_passed(run, packet), self.two(&painted, columns(&words), &counted));
         if verdict != Verdict::Passed {

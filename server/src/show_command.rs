@@ -1,7 +1,9 @@
-//! `bettertest show`: what failed in a run and why, or a part of what a task printed; of a run of `bettertest run`, or
-//! of a boss. It looks, and changes nothing.
+//! `bettertest show`: what failed in a run and why, a part of what a task printed, or its tests; of a run of
+//! `bettertest run`, or of a boss. It looks, and changes nothing.
 
-use common::{Packet, Page, Problem, RunNumber, RunView, TaskId};
+mod tests;
+
+use common::{Packet, Page, Problem, RunNumber, RunView, TaskId, TestHistory, TestsView};
 use futures_util::StreamExt as _;
 use serde::de::DeserializeOwned;
 use std::io::Read as _;
@@ -26,16 +28,24 @@ pub(crate) async fn show(args: ShowArgs) -> Result<u8, SetupError> {
     let view = past.view(run).await?;
     let all = tasks_of(&view);
     let task = args.task.as_ref().map(|name| task_named(&all, name)).transpose()?;
+    let one = |task: Option<TaskId>, what: &str| {
+        task.or_else(|| one_that_failed(&view)).ok_or_else(|| {
+            let some = all.first().map_or_else(String::new, TaskId::to_string);
+            SetupError::new(
+                format!("which task's {what} of run {run}?"),
+                format!("name it: bettertest show {run} {some} --{what}"),
+            )
+        })
+    };
+    if args.tests {
+        let task = one(task, "tests")?;
+        return past.list_tests(&view, &task, &args).await;
+    }
+    if let Some(name) = &args.test {
+        return past.show_test(&view, task, name, &args).await;
+    }
     if args.output || args.tail.is_some() || args.grep.is_some() {
-        let Some(task) = task.or_else(|| one_that_failed(&view)) else {
-            return Err(SetupError::new(
-                format!("which task's output of run {run}?"),
-                format!(
-                    "name it: bettertest show {run} {} --output",
-                    all.first().map_or_else(String::new, TaskId::to_string)
-                ),
-            ));
-        };
+        let task = one(task, "output")?;
         let slice = Slice::new(args.grep.as_deref(), args.tail.map(|lines| lines as usize))?;
         let numbered = args.grep.is_some();
         let say = move |number: u64, line: &str| match numbered {
@@ -84,6 +94,11 @@ pub(crate) fn one_that_failed(view: &RunView) -> Option<TaskId> {
     };
     let mut failed = view.stages.iter().flat_map(|stage| &stage.tasks).filter(failed);
     failed.next().filter(|_| failed.next().is_none()).map(|task| task.task.clone())
+}
+
+/// What a name of a test may hold, as a part of a query.
+fn encode(text: &str) -> String {
+    text.bytes().map(|byte| format!("%{byte:02X}")).collect()
 }
 
 /// The runs that there have been.
@@ -171,6 +186,33 @@ impl Past {
         }
     }
 
+    /// Of an attempt that has begun.
+    pub(crate) async fn tests(
+        &self,
+        run: RunNumber,
+        task: &TaskId,
+        attempt: u32,
+    ) -> Result<TestsView, SetupError> {
+        match self {
+            Past::Here { runs, .. } => runs.tests(run, task, attempt).await.map_err(unreadable),
+            Past::Boss(boss) => {
+                boss.get(&format!("/api/runs/{run}/tasks/{task}/tests?attempt={attempt}")).await
+            }
+        }
+    }
+
+    /// None where no attempt is recorded that had it.
+    pub(crate) async fn test_history(
+        &self,
+        task: &TaskId,
+        name: &str,
+    ) -> Result<Option<TestHistory>, SetupError> {
+        match self {
+            Past::Here { runs, .. } => runs.test_history(task, name).await.map_err(unreadable),
+            Past::Boss(boss) => boss.find(&format!("/api/tests?task={task}&name={}", encode(name))).await,
+        }
+    }
+
     /// Tells the lines of an output that are wanted, as it is read; answers how many lines it has.
     pub(crate) async fn output(
         &self,
@@ -255,15 +297,23 @@ impl Boss {
         Ok(Boss { base, token, client })
     }
 
-    async fn ask(&self, path: &str) -> Result<reqwest::Response, SetupError> {
-        let asked = self.client.get(format!("{}{path}", self.base)).bearer_auth(self.token.as_str()).send();
-        let answer = asked.await.map_err(|error| {
+    async fn send(&self, path: &str) -> Result<reqwest::Response, SetupError> {
+        let asked = self.client.get(format!("{}{path}", self.base)).bearer_auth(self.token.as_str());
+        asked.send().await.map_err(|error| {
             let why = if error.is_timeout() { " in time" } else { "" };
             SetupError::new(
                 format!("no boss answers at {}{why}", self.base),
                 "is that its address, and does it run?",
             )
-        })?;
+        })
+    }
+
+    async fn ask(&self, path: &str) -> Result<reqwest::Response, SetupError> {
+        self.taken(path, self.send(path).await?).await
+    }
+
+    /// An answer, unless it is a refusal.
+    async fn taken(&self, path: &str, answer: reqwest::Response) -> Result<reqwest::Response, SetupError> {
         if answer.status().is_success() {
             return Ok(answer);
         }
@@ -275,8 +325,20 @@ impl Boss {
     }
 
     async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, SetupError> {
-        let answer = self.ask(path).await?.json().await;
-        answer.map_err(|error| {
+        self.read(self.ask(path).await?).await
+    }
+
+    /// None where there is no such thing.
+    async fn find<T: DeserializeOwned>(&self, path: &str) -> Result<Option<T>, SetupError> {
+        let answer = self.send(path).await?;
+        if answer.status() == reqwest::StatusCode::NOT_FOUND {
+            return Ok(None);
+        }
+        self.read(self.taken(path, answer).await?).await.map(Some)
+    }
+
+    async fn read<T: DeserializeOwned>(&self, answer: reqwest::Response) -> Result<T, SetupError> {
+        answer.json().await.map_err(|error| {
             SetupError::new(
                 format!("the boss at {} answered something else: {error}", self.base),
                 "compare bettertest --version",

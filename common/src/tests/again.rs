@@ -64,7 +64,7 @@ impl Story {
             let (task, step) = (task.clone(), step.clone());
             self.tell(RunFact::Step { task, attempt, step, position, said });
         }
-        self.tell(RunFact::TaskEnded { task, attempt, verdict, took_ms: 1, problem: None });
+        self.tell(RunFact::TaskEnded { task, attempt, verdict, took_ms: 1, problem: None, tests: None });
         self
     }
 

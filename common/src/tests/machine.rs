@@ -93,7 +93,8 @@ fn any_fact() -> impl Strategy<Value = RunFact> {
             attempt,
             verdict,
             took_ms: 1,
-            problem: None
+            problem: None,
+            tests: None
         }),
         2 => (any_task(), 1..3u32, any_verdict()).prop_map(|(task, attempt, verdict)| RunFact::TaskEnding {
             task,

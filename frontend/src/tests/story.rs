@@ -127,7 +127,14 @@ impl Story {
         verdict: Verdict,
         problem: Option<Problem>,
     ) -> &[Effect] {
-        self.says(RunFact::TaskEnded { task: task(id), attempt, verdict, took_ms: 1_500, problem })
+        self.says(RunFact::TaskEnded {
+            task: task(id),
+            attempt,
+            verdict,
+            took_ms: 1_500,
+            problem,
+            tests: None,
+        })
     }
 
     /// A task from its start to its end, by one step.

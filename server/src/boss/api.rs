@@ -400,6 +400,46 @@ pub(super) async fn output_index(
 
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+pub(super) struct WhichAttempt {
+    /// The latest, where none is named.
+    attempt: Option<u32>,
+}
+
+pub(super) async fn tests(
+    State(api): State<Api>,
+    Segments((run, task)): Segments<(String, String)>,
+    Asked(asked): Asked<WhichAttempt>,
+) -> Result<Response, Refusal> {
+    let of = find_output(&api, &run, &task, asked.attempt).await?;
+    json(StatusCode::OK, &api.runs.tests(of.run, &find_task(of.run, &task)?, of.attempt).await?)
+}
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct WhichTest {
+    /// As Stage.task.
+    task: String,
+    /// As its runner calls it.
+    name: String,
+}
+
+pub(super) async fn test_history(
+    State(api): State<Api>,
+    Asked(asked): Asked<WhichTest>,
+) -> Result<Response, Refusal> {
+    let unknown = |error: String| {
+        let hint = "GET /api/runs/{run}/tasks/{task}/tests lists the tests of an attempt";
+        Refusal::new(StatusCode::NOT_FOUND, error, hint)
+    };
+    let task = TaskId::try_from(asked.task).map_err(|error| unknown(error.to_string()))?;
+    match api.runs.test_history(&task, &asked.name).await? {
+        Some(history) => json(StatusCode::OK, &history),
+        None => Err(unknown(format!("no test of that name is recorded of {task}"))),
+    }
+}
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Login {
     code: String,
 }

@@ -1,6 +1,7 @@
 //! The coordinator: pipedefs, runs, history, page.
 
 mod api;
+mod attempt_tests;
 #[cfg_attr(not(test), expect(dead_code, reason = "reports come out of containers with the artifacts"))]
 pub(crate) mod junit;
 mod output;
@@ -43,7 +44,7 @@ pub(crate) use workers::{WorkerAddress, Workers, is_loopback};
 pub(crate) use {
     pipedef::{Answer, Order, Say},
     routes::DOCUMENT,
-    store::{Change, Standing, Store, StoreError, StoredCode},
+    store::{AttemptTests, Change, Standing, Store, StoreError, StoredCode, StoredTests, bounded},
 };
 
 /// Looks at what is missing on this machine. The boss serves it, and does not know how it is found out.

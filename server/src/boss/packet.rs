@@ -5,14 +5,14 @@ mod compare;
 
 use common::{
     Attempt, FailedTest, Failure, NewLine, PACKET_BYTES, Packet, RunNumber, RunState, TESTS_TOLD, TOLD,
-    TaskId, TaskRun, TaskState, Tests, Verdict,
+    TaskId, TaskRun, TaskState, TestCounts, TestView, TestsView, Verdict,
 };
 use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
-use super::output::{OutputId, Outputs};
+use super::output::OutputId;
 use super::{Runs, RunsError};
 use crate::joined::joined;
 use crate::terminal;
@@ -80,14 +80,14 @@ impl Runs {
             let Some(attempt) = task.attempts.last().cloned() else { continue };
             let place = run.place(&task.id).expect("it is a task of this run");
             let id = OutputId { run: run.number, task: place, attempt: attempt.number };
+            let TestsView { counts, tests, .. } = self.tests(run.number, &task.id, attempt.number).await?;
             let outputs = self.outputs().clone();
             let green = greens.remove(&task.id);
             let again = format!("{again} --task {}", task.id);
             let made = tokio::task::spawn_blocking(move || {
-                let tests = tests(&outputs, id);
                 let output = outputs.path(id);
                 Failure {
-                    tests: (tests != Tests::default()).then_some(tests.counts),
+                    tests: (counts != TestCounts::default()).then_some(counts),
                     failed_tests: failed_tests(&tests),
                     ..failure(task.id, verdict, &attempt, &output, green, lines, again)
                 }
@@ -160,22 +160,12 @@ fn failure(
     }
 }
 
-/// Of all steps of an attempt, as far as their output is whole.
-fn tests(outputs: &Outputs, id: OutputId) -> Tests {
-    match outputs.heard(id) {
-        Ok(heard) => heard.into_values().map(|step| step.tests).fold(Tests::default(), Tests::and),
-        Err(error) => {
-            tracing::warn!("the tests in {} are not told: {error}", outputs.path(id).display());
-            Tests::default()
-        }
-    }
-}
-
-fn failed_tests(tests: &Tests) -> Vec<FailedTest> {
-    let failed = tests.results.iter().filter(|result| result.outcome.is_bad()).take(TESTS_TOLD);
-    let told = failed.map(|result| FailedTest {
-        name: one_line(result.name.as_bytes()),
-        message: result
+fn failed_tests(tests: &[TestView]) -> Vec<FailedTest> {
+    let failed = tests.iter().filter(|test| test.test.outcome.is_bad()).take(TESTS_TOLD);
+    let told = failed.map(|test| FailedTest {
+        name: one_line(test.test.name.as_bytes()),
+        flaky: test.flaky,
+        message: (test.test)
             .message
             .iter()
             .flat_map(|message| {

@@ -6,7 +6,7 @@ use axum::middleware::{from_fn, from_fn_with_state};
 use bytes::Bytes;
 use common::{
     Checkup, OnlyTasks, OutputMark, Packet, Page, Pipeline, RunCreated, RunEvent, RunSummary, RunView,
-    WorkersView,
+    TestHistory, TestsView, WorkersView,
 };
 use serde_json::json;
 use std::sync::LazyLock;
@@ -141,6 +141,25 @@ fn guarded() -> Routes<Api> {
                 "A mark a line",
                 [Content::lines::<OutputMark>()],
             ),
+        )
+        .get(
+            "/api/runs/{run}/tasks/{task}/tests",
+            api::tests,
+            of_a_run(answered(
+                Operation::new("task_tests", "The tests of an attempt, the worst first; at most 20,000"),
+                Content::json::<TestsView>(),
+            ))
+            .query::<api::WhichAttempt>(),
+        )
+        .get(
+            "/api/tests",
+            api::test_history,
+            answered(
+                Operation::new("test_history", "How a test came out in the latest attempts that had it"),
+                Content::json::<TestHistory>(),
+            )
+            .query::<api::WhichTest>()
+            .refusing(&[404, 503]),
         )
         .get(
             "/api/events",

@@ -5,6 +5,7 @@ mod append;
 mod copy;
 mod keep;
 mod replay;
+mod results;
 mod sums;
 
 use common::{Page, RunEvent, RunKey, RunNumber, RunSummary, Seq, StepId};
@@ -18,7 +19,9 @@ use crate::joined::joined;
 
 pub(crate) use copy::{StoreCopy, Whole, how_whole};
 pub(crate) use keep::Standing;
+pub(crate) use results::{AttemptTests, StoredTests, bounded};
 use sums::Row;
+pub(crate) use sums::of_ground;
 
 /// Applied in order by `PRAGMA user_version`; never edited once released.
 const STEPS: &[&str] = &[
@@ -26,6 +29,7 @@ const STEPS: &[&str] = &[
     include_str!("store/0002_replay.sql"),
     include_str!("store/0003_retention.sql"),
     include_str!("store/0004_sums.sql"),
+    include_str!("store/0005_tests.sql"),
 ];
 
 /// Changes of runs are counted, and their removals with them: no number comes twice.
@@ -473,13 +477,21 @@ mod tests {
         drop(Store::open(&path).unwrap());
         let store = Connection::open(path).unwrap();
         let latest = format!("SELECT ({NEXT_CHANGE}) - 1");
-        for asked in [PAGE, CHANGED, &latest, keep::OLDEST, keep::UNMEASURED, keep::BEING_REMOVED, EVENTS] {
+        let of_runs = [PAGE, CHANGED, &latest, keep::OLDEST, keep::UNMEASURED, keep::BEING_REMOVED, EVENTS];
+        for asked in of_runs.into_iter().chain([
+            results::ON_GROUND,
+            results::OF_RUN,
+            results::OF_TASK,
+            results::FIND_NAME,
+        ]) {
             let mut statement = store.prepare(&format!("EXPLAIN QUERY PLAN {asked}")).unwrap();
             let count = statement.parameter_count();
             let none = std::iter::repeat_n(rusqlite::types::Value::Integer(7), count);
             let rows = statement.query_map(rusqlite::params_from_iter(none), |row| row.get::<_, String>(3));
             for step in rows.unwrap().map(Result::unwrap) {
-                assert!(!step.contains("SCAN run") && !step.contains("SCAN event"), "{asked}: {step}");
+                let scanned =
+                    ["run", "event", "attempt_tests", "test_name"].map(|table| format!("SCAN {table}"));
+                assert!(!scanned.iter().any(|scan| step.contains(scan)), "{asked}: {step}");
                 assert!(!step.contains("TEMP B-TREE"), "{asked}: {step}");
             }
         }

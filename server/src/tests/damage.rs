@@ -3,12 +3,14 @@
 use axum::http::StatusCode;
 use common::{
     Command, Pipeline, Reason, RunEvent, RunFact, RunKey, RunNumber, RunState, RunSummary, Seq, SkipReason,
-    Stage, StepEvent, StepId, StepSpec, Task, TaskId, Verdict,
+    Stage, StepEvent, StepId, StepSpec, Task, TaskId, TestCounts, TestOutcome, TestResult, Verdict,
 };
 use std::path::Path;
 
-use super::store::appended;
-use crate::boss::{RunsError, Standing, Store, StoreError, StoredCode, Whole, how_whole};
+use super::store::appended_with;
+use crate::boss::{
+    AttemptTests, RunsError, Standing, Store, StoreError, StoredCode, StoredTests, Whole, how_whole,
+};
 use crate::error::Refusal;
 
 const RUNS: u64 = 40;
@@ -62,7 +64,8 @@ fn facts(run: RunNumber, key: RunKey) -> Vec<RunFact> {
             let step = step.clone();
             facts.push(RunFact::Step { task: task.clone(), attempt: 1, step, position, said });
         }
-        facts.push(RunFact::TaskEnded { task, attempt: 1, verdict, took_ms: 9, problem: None });
+        let tests = (name == "a").then(|| TestCounts { passed: 2, failed: 1, ..TestCounts::default() });
+        facts.push(RunFact::TaskEnded { task, attempt: 1, verdict, took_ms: 9, problem: None, tests });
     }
     facts.push(RunFact::RunEnded { verdict: verdict_of(run) });
     if run.0.is_multiple_of(6) {
@@ -76,6 +79,33 @@ fn facts(run: RunNumber, key: RunKey) -> Vec<RunFact> {
         facts.truncate(5);
     }
     facts
+}
+
+/// What stands beside the end of an attempt that had tests; each run is on files of its own.
+fn tests_of(run: RunNumber, fact: &RunFact) -> Option<AttemptTests> {
+    let RunFact::TaskEnded { task, attempt, tests: Some(_), .. } = fact else { return None };
+    let result = |name: &str, outcome, message: Option<&str>| TestResult {
+        name: name.to_owned(),
+        outcome,
+        took_ms: Some(run.0),
+        message: message.map(str::to_owned),
+        stack: None,
+    };
+    let results = vec![
+        result("tests/test_a.py::test_one", TestOutcome::Failed, Some("one is not two, nor will it ever be")),
+        result("tests/test_a.py::test_two", TestOutcome::Passed, None),
+        result(&format!("tests/test_a.py::test_{run}"), TestOutcome::Passed, None),
+    ];
+    Some(AttemptTests {
+        task: task.clone(),
+        attempt: *attempt,
+        ground: run.0.cast_signed(),
+        commit: Some("c0ffee".to_owned()),
+        tree: Some("7ree".to_owned()),
+        ended_at_ms: 7,
+        results,
+        omitted: 0,
+    })
 }
 
 async fn fill(store: &Store) {
@@ -100,7 +130,9 @@ async fn fill(store: &Store) {
             state.apply(&event).unwrap();
             let listed = matches!(event.fact, RunFact::RunEnded { .. } | RunFact::RerunStarted { .. });
             if n > 0 {
-                appended(store, run, event, listed.then(|| RunSummary::of(&state))).await.unwrap();
+                let tests = tests_of(run, &event.fact);
+                let summary = listed.then(|| RunSummary::of(&state));
+                appended_with(store, run, event, summary, tests).await.unwrap();
             }
         }
     }
@@ -114,6 +146,7 @@ enum Said {
     Standing(Standing),
     State(Box<RunState>),
     Code(StoredCode),
+    Tests(Option<StoredTests>),
 }
 
 async fn ask(store: &Store) -> Vec<(String, Result<Said, StoreError>)> {
@@ -127,6 +160,12 @@ async fn ask(store: &Store) -> Vec<(String, Result<Said, StoreError>)> {
         let state = store.replay(run).await.map(|state| Said::State(Box::new(state)));
         said.push((format!("run {run}"), state));
         said.push((format!("the pipedef of run {run}"), store.pipedef(run).await.map(Said::Code)));
+        let mut tests = store.tests(run, &TaskId::new("One", "a"), 1).await;
+        // The run's own log says that there are some, and whoever asks has asked that first.
+        if matches!(tests, Ok(None)) && run.0 != RUNS {
+            tests = Err(StoreError::Contradicts("its tests are not there".to_owned()));
+        }
+        said.push((format!("the tests of run {run}"), tests.map(Said::Tests)));
     }
     said
 }
@@ -251,6 +290,13 @@ async fn what_is_lost_of_one_run_is_noticed_in_that_run() {
             "UPDATE pipedef_file SET text = replace(text, 'text', 'tex') WHERE run = 5".to_owned(),
             "the pipedef of run 5",
         ),
+        ("DELETE FROM test_failures WHERE run = 5".to_owned(), "the tests of run 5"),
+        ("UPDATE attempt_tests SET ended_at_ms = 8 WHERE run = 5".to_owned(), "the tests of run 5"),
+        (
+            "UPDATE test_failures SET failures = replace(failures, 'ever', 'even') WHERE run = 5".to_owned(),
+            "the tests of run 5",
+        ),
+        ("UPDATE test_name SET name = 'x' WHERE name LIKE '%test_5'".to_owned(), "the tests of run 5"),
         ("UPDATE run SET number = 60 WHERE number = 40".to_owned(), "whether there is run 40"),
         ("UPDATE run SET removing = 1 WHERE number = 5".to_owned(), "the list"),
         (

@@ -174,7 +174,7 @@ fn a_report_and_what_was_heard() {
     assert_eq!(report.clone().rather_than(known), report);
 
     // A second runner wrote its report where the first one had.
-    let four = TestCounts { passed: 2, failed: 2, skipped: 0 };
+    let four = TestCounts { passed: 2, failed: 2, ..TestCounts::default() };
     let more = heard(four, vec![test("c", TestOutcome::Failed), test("b", TestOutcome::Failed)]);
     let both = report.rather_than(more);
     assert_eq!(both.counts, four);

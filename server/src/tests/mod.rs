@@ -14,6 +14,7 @@ mod openapi;
 mod queue;
 mod races;
 mod records;
+mod results;
 mod rig;
 mod sources;
 mod spool;

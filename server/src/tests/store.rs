@@ -6,10 +6,10 @@ use common::{
 };
 use rusqlite::Connection;
 
-use crate::boss::{Change, Standing, Store, StoreError, StoredCode};
+use crate::boss::{AttemptTests, Change, Standing, Store, StoreError, StoredCode};
 
 /// A run of some skipped tasks.
-async fn some_run(store: &Store, tasks: usize) -> (RunNumber, RunKey) {
+pub(super) async fn some_run(store: &Store, tasks: usize) -> (RunNumber, RunKey) {
     let key = RunKey::from_random(crate::auth::random_u128());
     let names: Vec<String> = (0..tasks).map(|n| format!("t{n}")).collect();
     let declared = names.iter().map(|name| Task { name: name.clone(), line: None }).collect();
@@ -144,7 +144,7 @@ async fn a_filled_store_is_copied_and_then_brought_to_this_version() {
     assert_eq!(store.pipedef(RunNumber(500)).await.unwrap().python, None);
     some_run(&store, 1).await;
     drop(store);
-    assert_eq!(integrity(&path), ("ok".to_owned(), 4, 501));
+    assert_eq!(integrity(&path), ("ok".to_owned(), 5, 501));
     assert_eq!(integrity(&folder.path().join("runs.sqlite.1")), ("ok".to_owned(), 1, 500));
     assert!(!folder.path().join("runs.sqlite.1.draft").exists());
     // And only once.
@@ -163,11 +163,11 @@ async fn several_that_start_at_once_migrate_once() {
             scope.spawn(|| drop(Store::open(&path).unwrap()));
         }
     });
-    assert_eq!(integrity(&path), ("ok".to_owned(), 4, 50));
+    assert_eq!(integrity(&path), ("ok".to_owned(), 5, 50));
 }
 
 /// The run's last event; where `again`, the first of a re-run after it.
-async fn append(store: &Store, run: RunNumber, seq: u64, again: bool) -> Result<(), StoreError> {
+pub(super) async fn append(store: &Store, run: RunNumber, seq: u64, again: bool) -> Result<(), StoreError> {
     let mut state = RunState::default();
     for (_, json) in store.events_after(run, Seq(0), 100).await? {
         state.apply(&serde_json::from_str(&json)?).unwrap();
@@ -179,14 +179,24 @@ async fn append(store: &Store, run: RunNumber, seq: u64, again: bool) -> Result<
     appended(store, run, event, Some(RunSummary::of(&state))).await
 }
 
-pub(super) async fn appended(
+async fn appended(
     store: &Store,
     run: RunNumber,
     event: RunEvent,
     summary: Option<RunSummary>,
 ) -> Result<(), StoreError> {
+    appended_with(store, run, event, summary, None).await
+}
+
+pub(super) async fn appended_with(
+    store: &Store,
+    run: RunNumber,
+    event: RunEvent,
+    summary: Option<RunSummary>,
+    tests: Option<AttemptTests>,
+) -> Result<(), StoreError> {
     let (tell, appended) = tokio::sync::oneshot::channel();
-    store.append(run, event, summary, |result| tell.send(result).unwrap());
+    store.append(run, event, summary, tests, |result| tell.send(result).unwrap());
     appended.await.unwrap()
 }
 
@@ -249,7 +259,7 @@ async fn what_is_appended_together_is_stored_together_and_one_that_fails_fails_a
     let append = |run: RunNumber, seq: u64| {
         let event = RunEvent { seq: Seq(seq), at_ms: 9, fact: RunFact::CancelAsked };
         let tell = tell.clone();
-        store.append(run, event, None, move |result| tell.send((run, seq, result.is_ok())).unwrap());
+        store.append(run, event, None, None, move |result| tell.send((run, seq, result.is_ok())).unwrap());
     };
     for seq in 3..=50 {
         append(first, seq);

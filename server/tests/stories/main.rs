@@ -31,6 +31,7 @@ mod rerun;
 mod runs;
 mod show;
 mod source;
+mod test_results;
 mod together;
 mod torrent;
 mod upgrade;

@@ -4,8 +4,8 @@
 //! by id, and hears what the log or the worker says of it; a call that is new is a new step.
 
 use common::{
-    Mark, Problem, Reason, RunFact, RunState, StepEnd, StepId, StepRun, StepSpec, StepState, TaskId,
-    TaskState, Verdict, step_id,
+    Mark, Problem, Reason, RunFact, RunState, StepEnd, StepId, StepRun, StepSpec, StepState, StepTests,
+    TaskId, TaskState, TestCounts, Verdict, step_id,
 };
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -20,8 +20,10 @@ use super::log::{LogError, now_ms};
 use super::replay::Replay;
 use super::source::read_spec;
 use super::step::{Before, Step, StepDone};
+use crate::boss::attempt_tests;
 use crate::boss::output::{Output, OutputId, Stored};
 use crate::boss::pipedef::{Answer, Heard, Runner, Say};
+use crate::boss::store::AttemptTests;
 use crate::joined::joined;
 
 /// A task may take so long, not counting the time in which all that it waits for is queued.
@@ -109,7 +111,7 @@ pub(super) async fn attempt(
     };
     let began_ms = before.as_ref().map(|before| before.started_at_ms);
     let (steps, ending) = before.map_or((Vec::new(), None), |before| (before.steps, before.ending));
-    let (verdict, problem) = match output {
+    let ((verdict, problem), tests) = match output {
         Ok((output, stored)) => {
             let output = Arc::new(output);
             let mut attempt = Attempt {
@@ -135,19 +137,20 @@ pub(super) async fn attempt(
                 .await
                 .unwrap_or_else(|panicked| Err(panicked.to_string()));
             match stored {
-                Ok(()) if ended.0.passed() => run.unless_no_tests(&task, id, ended).await,
-                Ok(()) => ended,
-                Err(why) => lost_output(why),
+                Ok(()) => run.with_tests(&task, id, ended).await,
+                Err(why) => (lost_output(why), None),
             }
         }
-        Err(why) => lost_output(why.to_string()),
+        Err(why) => (lost_output(why.to_string()), None),
     };
     // No monotonic clock spans two processes.
     let took_ms = match began_ms {
         None => began.elapsed().as_millis() as u64,
         Some(began_ms) => now_ms().saturating_sub(began_ms),
     };
-    run.log.append(RunFact::TaskEnded { task, attempt: number, verdict, took_ms, problem }).await?;
+    let (counts, tests) = tests.unzip();
+    let ended = RunFact::TaskEnded { task, attempt: number, verdict, took_ms, problem, tests: counts };
+    run.log.append_with(ended, tests).await?;
     Ok(verdict)
 }
 
@@ -468,17 +471,54 @@ fn out_of_time() -> Word {
 }
 
 impl Run {
-    /// A step that ended well, but whose test runner says itself that it ran no test, has proven nothing.
-    async fn unless_no_tests(&self, task: &TaskId, output: OutputId, passed: Word) -> Word {
+    /// What the test runners in its steps told, once its output is whole.
+    async fn with_tests(
+        &self,
+        task: &TaskId,
+        output: OutputId,
+        ended: Word,
+    ) -> (Word, Option<(TestCounts, AttemptTests)>) {
         let outputs = self.all.outputs.clone();
-        let heard = tokio::task::spawn_blocking(move || outputs.heard(output))
+        let steps = tokio::task::spawn_blocking(move || attempt_tests::of_steps(&outputs, output))
             .await
             .unwrap_or_else(|panicked| Err(std::io::Error::other(panicked)));
-        let heard = match heard {
-            Ok(heard) => heard,
-            Err(why) => return lost_output(format!("it cannot be read again: {why}")),
+        let steps = match steps {
+            Ok(steps) => steps,
+            // Whether it ran a test is not known.
+            Err(why) if ended.0.passed() => {
+                return (lost_output(format!("it cannot be read again: {why}")), None);
+            }
+            Err(why) => {
+                tracing::warn!(run.id = self.number.0, "the tests of {task} are not known: {why}");
+                return (ended, None);
+            }
         };
-        let attempt = output.attempt;
+        let ended = if ended.0.passed() {
+            self.unless_no_tests(task, output.attempt, &steps, ended).await
+        } else {
+            ended
+        };
+        let to_store =
+            |state: &RunState| attempt_tests::to_store(state, task, output.attempt, steps, now_ms());
+        let Some((mut counts, tests)) = self.log.look(to_store).await else { return (ended, None) };
+        match self.all.store.flaky_with(self.number, &tests).await {
+            Ok(flaky) => counts.flaky = flaky,
+            // What is wrong with an earlier attempt is told to whoever asks for that.
+            Err(why) => {
+                tracing::warn!(run.id = self.number.0, "which tests of {task} are flaky is not known: {why}");
+            }
+        }
+        (ended, Some((counts, tests)))
+    }
+
+    /// A step that ended well, but whose test runner says itself that it ran no test, has proven nothing.
+    async fn unless_no_tests(
+        &self,
+        task: &TaskId,
+        attempt: u32,
+        heard: &BTreeMap<StepId, StepTests>,
+        passed: Word,
+    ) -> Word {
         let none = |state: &RunState| {
             let steps = &state.task(task)?.attempts.iter().find(|known| known.number == attempt)?.steps;
             let none = |step: &&StepRun| {

@@ -9,7 +9,7 @@ use tokio::sync::{oneshot, watch};
 
 use super::All;
 use super::counts::Ended;
-use crate::boss::store::StoreError;
+use crate::boss::store::{AttemptTests, StoreError};
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LogError {
@@ -49,7 +49,16 @@ impl Log {
     /// Appends one fact: on disk when this returns, and also where it is dropped before. After the freeze it never
     /// returns: whoever waits for it ends with this process, and the next one finds the log as it was.
     pub(super) async fn append(&self, fact: RunFact) -> Result<Seq, LogError> {
-        let Some((seq, appended)) = self.begin(fact)? else { return std::future::pending().await };
+        self.append_with(fact, None).await
+    }
+
+    /// The same of the end of an attempt that had tests: both, or none.
+    pub(super) async fn append_with(
+        &self,
+        fact: RunFact,
+        tests: Option<AttemptTests>,
+    ) -> Result<Seq, LogError> {
+        let Some((seq, appended)) = self.begin(fact, tests)? else { return std::future::pending().await };
         match appended.await {
             Ok(appended) => appended.map(|()| seq).map_err(LogError::Store),
             // The process ends.
@@ -62,6 +71,7 @@ impl Log {
     fn begin(
         &self,
         fact: RunFact,
+        tests: Option<AttemptTests>,
     ) -> Result<Option<(Seq, oneshot::Receiver<Result<(), StoreError>>)>, LogError> {
         // Held until the store has it, so that the log has one order.
         let mut state = self.lock();
@@ -79,7 +89,7 @@ impl Log {
         let summary = listed.then(|| RunSummary::of(&state));
         let (tell, appended) = oneshot::channel();
         let (all, stored, told) = (self.all.clone(), self.stored.clone(), self.told.clone());
-        self.all.store.append(self.run, event, summary, move |result| {
+        self.all.store.append(self.run, event, summary, tests, move |result| {
             if result.is_ok() {
                 if let Some(ended) = ended {
                     all.counts.add(&ended);

@@ -126,6 +126,7 @@ impl All {
                     verdict: Verdict::Not(reason),
                     took_ms: now_ms().saturating_sub(attempt.started_at_ms),
                     problem: Some(Problem::new(what, "run it again")),
+                    tests: None,
                 },
                 (TaskState::Pending, _) => RunFact::TaskSkipped { task: id, why: SkipReason::Abandoned },
                 (TaskState::Running | TaskState::Ended(_) | TaskState::Skipped(_), _) => continue,

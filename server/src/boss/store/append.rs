@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::{MutexGuard, PoisonError};
 
 use super::sums::Row;
-use super::{Store, StoreError, insert_event, next_change};
+use super::{AttemptTests, Store, StoreError, insert_event, next_change, results};
 
 /// What waits for the next transaction.
 #[derive(Default)]
@@ -21,11 +21,13 @@ struct Entry {
     run: RunNumber,
     event: RunEvent,
     summary: Option<RunSummary>,
+    tests: Option<AttemptTests>,
     done: Box<dyn FnOnce(Result<(), StoreError>) + Send>,
 }
 
 impl Store {
-    /// Appends one event; `summary` comes with those that lists are to be told of. Returns at once. `done` is called
+    /// Appends one event; `summary` comes with those that lists are to be told of, `tests` with the end of an attempt
+    /// that had some. Returns at once. `done` is called
     /// once it is on disk, or is not; of the events of one run in the order in which they were given, and none of
     /// them is stored after one that was not.
     pub(crate) fn append(
@@ -33,10 +35,11 @@ impl Store {
         run: RunNumber,
         event: RunEvent,
         summary: Option<RunSummary>,
+        tests: Option<AttemptTests>,
         done: impl FnOnce(Result<(), StoreError>) + Send + 'static,
     ) {
         let mut queue = self.queue();
-        queue.entries.push(Entry { run, event, summary, done: Box::new(done) });
+        queue.entries.push(Entry { run, event, summary, tests, done: Box::new(done) });
         if !queue.is_written {
             queue.is_written = true;
             let store = self.clone();
@@ -94,7 +97,7 @@ fn append_alone(connection: &mut Connection, entry: &Entry, reserve: &Path) -> R
 }
 
 fn append_in(transaction: &Transaction<'_>, entry: &Entry) -> Result<(), StoreError> {
-    let Entry { run, event, summary, .. } = entry;
+    let Entry { run, event, summary, tests, .. } = entry;
     if let Some(summary) = summary {
         let row = Row::of(transaction, *run)?.filter(|row| !row.removing);
         let mut row = row.ok_or(StoreError::Removed(*run))?;
@@ -111,6 +114,9 @@ fn append_in(transaction: &Transaction<'_>, entry: &Entry) -> Result<(), StoreEr
     if event.seq.0 != last + 1 {
         let seq = event.seq.0;
         return Err(StoreError::Contradicts(format!("event {seq} of run {run} would follow event {last}")));
+    }
+    if let Some(tests) = tests {
+        results::insert(transaction, *run, tests)?;
     }
     insert_event(transaction, *run, event)
 }

@@ -5,7 +5,7 @@ use common::{RunNumber, RunSummary, Seq};
 use rusqlite::{Connection, OptionalExtension as _, TransactionBehavior, params};
 
 use super::sums::Row;
-use super::{Store, StoreError, next_change};
+use super::{Store, StoreError, next_change, results};
 
 /// Those who follow lists and were away for more removals than these read the list anew.
 const REMOVALS_TOLD: u64 = 1000;
@@ -86,7 +86,7 @@ impl Store {
             let ask = "SELECT (SELECT coalesce(sum(octet_length(event)), 0) FROM event WHERE run = ?1)
                  + (SELECT coalesce(sum(octet_length(text)), 0) FROM pipedef_file WHERE run = ?1)";
             let here: u64 = transaction.query_row(ask, params![run.0], |row| row.get(0))?;
-            row.size_bytes = Some(output_bytes + here);
+            row.size_bytes = Some(output_bytes + here + results::size_bytes(&transaction, run)?);
             row.write(&transaction)?;
             Ok(transaction.commit()?)
         })
@@ -137,6 +137,7 @@ impl Store {
             for table in ["pipedef_file", "imported_file"] {
                 transaction.execute(&format!("DELETE FROM {table} WHERE run = ?1"), params![run.0])?;
             }
+            results::remove(&transaction, run)?;
             transaction.execute("DELETE FROM run WHERE number = ?1 AND removing = 1", params![run.0])?;
             Ok(transaction.commit()?)
         })

@@ -1,10 +1,10 @@
 //! What was written is what is read, or it is damage: SQLite keeps no sum of a row, so each has one of its own. A row of
 //! `run` is written here only, so that none is ever changed without its sum, and none that is damaged gets a new one.
 
-use common::{RunNumber, Seq};
+use common::{RunNumber, Seq, TaskId};
 use rusqlite::{Connection, OptionalExtension as _, params};
 use sha2::{Digest as _, Sha256};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::StoreError;
 
@@ -97,6 +97,26 @@ pub(super) fn of_event(run: RunNumber, seq: Seq, event: &str) -> i64 {
     sum.end()
 }
 
+/// What an attempt was on: the files, or without a source the run that has them in its images; and these.
+pub(crate) fn of_ground<'a>(
+    task: &TaskId,
+    tree: Option<&str>,
+    run: RunNumber,
+    images: impl Iterator<Item = &'a str>,
+) -> i64 {
+    let mut sum = Sum::default();
+    sum.text(&task.to_string());
+    match tree {
+        Some(tree) => sum.text(tree),
+        None => sum.number(run.0),
+    }
+    // In whatever order its steps began.
+    for image in images.collect::<BTreeSet<_>>() {
+        sum.text(image);
+    }
+    sum.end()
+}
+
 pub(super) fn of_code(pipedef: &str, files: &BTreeMap<String, String>) -> i64 {
     let mut sum = Sum::default();
     sum.text(pipedef);
@@ -143,7 +163,7 @@ fn look(connection: &Connection) -> Result<(), StoreError> {
     while let Some(row) = rows.next()? {
         event(RunNumber(row.get(0)?), Seq(row.get(1)?), &row.get::<_, String>(2)?, row.get(3)?)?;
     }
-    Ok(())
+    super::results::look(connection)
 }
 
 /// Refuses an event that is another.
@@ -165,19 +185,23 @@ pub(super) fn code(connection: &Connection, row: &Row) -> Result<BTreeMap<String
 
 /// The first 64 bits of a SHA-256 over parts, each with its length. Nobody is kept from lying by it; a disk is.
 #[derive(Default)]
-struct Sum(Sha256);
+pub(super) struct Sum(Sha256);
 
 impl Sum {
-    fn number(&mut self, number: u64) {
+    pub(super) fn number(&mut self, number: u64) {
         self.0.update(number.to_le_bytes());
     }
 
-    fn text(&mut self, text: &str) {
-        self.number(text.len() as u64);
-        self.0.update(text);
+    pub(super) fn text(&mut self, text: &str) {
+        self.bytes(text.as_bytes());
     }
 
-    fn end(self) -> i64 {
+    pub(super) fn bytes(&mut self, bytes: &[u8]) {
+        self.number(bytes.len() as u64);
+        self.0.update(bytes);
+    }
+
+    pub(super) fn end(self) -> i64 {
         let digest = self.0.finalize();
         i64::from_le_bytes(digest[..8].try_into().expect("a SHA-256 has 32 bytes"))
     }

@@ -152,7 +152,14 @@ impl World {
                 let (task, number) = (case.tasks[attempt.task].clone(), attempt.number);
                 self.append(
                     boss,
-                    RunFact::TaskEnded { task, attempt: number, verdict, took_ms: 0, problem: None },
+                    RunFact::TaskEnded {
+                        task,
+                        attempt: number,
+                        verdict,
+                        took_ms: 0,
+                        problem: None,
+                        tests: None,
+                    },
                 );
                 return true;
             }

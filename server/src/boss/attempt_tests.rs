@@ -1,0 +1,112 @@
+//! The tests of an attempt: what its steps told of them when it ended, which is stored beside its end, and read from there
+//! ever after. Of an attempt that still runs, and of one from before tests were stored, it is read from the output when
+//! somebody asks.
+
+use common::{
+    RunNumber, RunState, StepId, StepRun, StepTests, TaskId, TestCounts, TestHistory, TestView, Tests,
+    TestsView,
+};
+use std::collections::BTreeMap;
+use std::io;
+
+use super::output::{OutputId, Outputs};
+use super::store::{AttemptTests, StoreError, StoredTests, bounded, of_ground};
+use super::{Runs, RunsError};
+use crate::joined::joined;
+
+/// By step: the one place where all that tells of a step's tests comes together. Waits for the disk.
+pub(super) fn of_steps(outputs: &Outputs, id: OutputId) -> io::Result<BTreeMap<StepId, StepTests>> {
+    outputs.heard(id)
+}
+
+/// Of all its steps.
+pub(super) fn of_attempt(steps: BTreeMap<StepId, StepTests>) -> Tests {
+    bounded(steps.into_values().map(|step| step.tests).fold(Tests::default(), Tests::and))
+}
+
+/// What is to be stored of an attempt of a run that stands so, with how they count. None where nothing told of a test.
+pub(super) fn to_store(
+    state: &RunState,
+    task: &TaskId,
+    attempt: u32,
+    heard: BTreeMap<StepId, StepTests>,
+    ended_at_ms: u64,
+) -> Option<(TestCounts, AttemptTests)> {
+    let of = state.task(task)?.attempts.iter().find(|known| known.number == attempt)?;
+    // Of the steps with tests only: whether a later one began is up to how these came out.
+    let told = |step: &&StepRun| heard.get(&step.id).is_some_and(|told| told.tests != Tests::default());
+    let images = of.steps.iter().filter(told).filter_map(|step| step.image_digest.as_deref());
+    let source = state.source.as_ref();
+    let tree = source.map(|source| source.tree.as_str());
+    let ground = of_ground(task, tree, state.number, images);
+    let tests = of_attempt(heard);
+    (tests != Tests::default()).then(|| {
+        let stored = AttemptTests {
+            task: task.clone(),
+            attempt,
+            ground,
+            commit: source.and_then(|source| source.commit.clone()),
+            tree: tree.map(str::to_owned),
+            ended_at_ms,
+            results: tests.results,
+            omitted: tests.omitted,
+        };
+        (tests.counts, stored)
+    })
+}
+
+impl Runs {
+    /// Of an attempt that has begun, as the caller knows.
+    pub(crate) async fn tests(
+        &self,
+        run: RunNumber,
+        task: &TaskId,
+        attempt: u32,
+    ) -> Result<TestsView, RunsError> {
+        let state = self.state(run).await?;
+        let found = state.task(task).and_then(|task| task.attempts.get(attempt as usize - 1));
+        let told = found.and_then(|attempt| attempt.end.as_ref()).and_then(|end| end.tests);
+        let (counts, StoredTests { tests, omitted }) = match told {
+            Some(counts) => match self.store().tests(run, task, attempt).await? {
+                Some(stored) => (counts, stored),
+                None => {
+                    let what = format!("the tests of {task} in run {run} are not there, and were recorded");
+                    return Err(StoreError::Contradicts(what).into());
+                }
+            },
+            None => {
+                let place = state.place(task).expect("it is a task of this run");
+                let tests = self.heard_now(OutputId { run, task: place, attempt }).await;
+                let told = |test| TestView { test, flaky: false };
+                let stored = StoredTests {
+                    tests: tests.results.into_iter().map(told).collect(),
+                    omitted: tests.omitted,
+                };
+                (tests.counts, stored)
+            }
+        };
+        Ok(TestsView { run, task: task.clone(), attempt, counts, tests, omitted })
+    }
+
+    async fn heard_now(&self, id: OutputId) -> Tests {
+        let outputs = self.outputs().clone();
+        let heard = tokio::task::spawn_blocking(move || of_steps(&outputs, id)).await;
+        match joined(heard).await {
+            Ok(steps) => of_attempt(steps),
+            Err(error) => {
+                let path = self.outputs().path(id);
+                tracing::warn!("the tests in {} are not told: {error}", path.display());
+                Tests::default()
+            }
+        }
+    }
+
+    /// None where no attempt of that task had such a test.
+    pub(crate) async fn test_history(
+        &self,
+        task: &TaskId,
+        name: &str,
+    ) -> Result<Option<TestHistory>, RunsError> {
+        Ok(self.store().test_history(task.clone(), name.to_owned()).await?)
+    }
+}
