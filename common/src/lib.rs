@@ -17,6 +17,7 @@ mod again;
 mod api;
 mod artifact;
 mod checkup;
+mod frames;
 mod names;
 mod output;
 mod packet;
@@ -36,9 +37,12 @@ pub use api::{
 };
 pub use artifact::{Artifact, Artifacts, is_path};
 pub use checkup::{Check, CheckState, Checkup};
+pub use frames::{FRAMES_TOLD, Frame, frames};
 pub use names::{BadName, RunKey, RunNumber, Seq, StepId, TaskId, step_id};
 pub use output::{Bytes, Mark, OutputMark, Stream};
-pub use packet::{FailedTest, Failure, NewLine, PACKET_BYTES, Packet, TESTS_TOLD, TOLD, failed};
+pub use packet::{
+    CHANGES_TOLD, ChangedFiles, FailedTest, Failure, NewLine, PACKET_BYTES, Packet, TESTS_TOLD, TOLD, failed,
+};
 pub use pipeline::{Pipeline, Stage, Task};
 pub use run::{
     Attempt, AttemptEnd, IllegalTransition, Phase, RunEvent, RunFact, RunSource, RunState, StageRun,

@@ -20,6 +20,13 @@ const ERROR_CHARS: usize = 100;
 /// Of so many tests that failed in one task a packet tells at most.
 pub const TESTS_TOLD: usize = 20;
 
+/// Of so many files that changed since a task passed the names are told at most.
+pub const CHANGES_TOLD: usize = 20;
+
+/// So few are told of a failure for which there is little room.
+const FEW_CHANGES: u64 = 3;
+const FEW_FRAMES: usize = 2;
+
 /// So many failures are told where each is short; after that nobody reads on.
 pub const TOLD: usize = 10;
 
@@ -66,7 +73,10 @@ pub struct Failure {
     /// Where its output leaves that of the last attempt which passed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first_new_line: Option<NewLine>,
-    /// The end of its output.
+    /// The files of its source that are not as they were then; not told where either source is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub changes: Option<ChangedFiles>,
+    /// The end of what the step printed that decided it, else of all output.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub last_lines: Vec<String>,
     /// The command that runs it again, on the files as they are then.
@@ -84,6 +94,47 @@ pub struct FailedTest {
     /// It has passed on this very source, too.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub flaky: bool,
+    /// Where in the source it failed, as `file:line in function`, the innermost first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub frames: Vec<String>,
+}
+
+/// What has become of the files of a source between the last attempt of a task that passed and this one, by bytes and
+/// mode. None of it: the files are the same.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct ChangedFiles {
+    /// The run that is compared with, and the attempt in it.
+    pub green_run: RunNumber,
+    pub green_attempt: u32,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub changed: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub added: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub deleted: Vec<String>,
+    /// So many more are not named.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub more: u64,
+}
+
+fn is_zero(count: &u64) -> bool {
+    *count == 0
+}
+
+impl ChangedFiles {
+    pub fn named(&self) -> u64 {
+        (self.changed.len() + self.added.len() + self.deleted.len()) as u64
+    }
+
+    /// Names one fewer, of those of which there are most; answers which.
+    fn forget_one(&mut self) -> Option<String> {
+        let lists = [&mut self.changed, &mut self.added, &mut self.deleted];
+        let longest = lists.into_iter().rev().max_by_key(|list| list.len())?;
+        let forgotten = longest.pop()?;
+        self.more += 1;
+        Some(forgotten)
+    }
 }
 
 /// The first line of an output that the last green one of the same task does not have: numbers, times, addresses and
@@ -157,6 +208,16 @@ impl Failure {
             gone += 1;
         }
         self.last_lines.drain(..gone);
+        for test in self.failed_tests.iter_mut().rev() {
+            while over > 0 && test.frames.len() > FEW_FRAMES {
+                over = over.saturating_sub(test.frames.pop().map_or(0, |frame| json_bytes(&frame) + 1));
+            }
+        }
+        if let Some(changes) = &mut self.changes {
+            while over > 0 && changes.named() > FEW_CHANGES {
+                over = over.saturating_sub(changes.forget_one().map_or(0, |path| json_bytes(&path) + 1));
+            }
+        }
         // A name alone says more of a test than the whole message of another.
         for test in self.failed_tests.iter_mut().rev() {
             while over > 0 && test.message.len() > 1 {
@@ -183,6 +244,10 @@ impl Failure {
         }
         if self.size_bytes() > size_bytes {
             self.hint = None;
+            self.changes = None;
+            for test in &mut self.failed_tests {
+                test.frames.clear();
+            }
             if let Some(new) = &mut self.first_new_line {
                 new.green = None;
             }

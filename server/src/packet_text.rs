@@ -1,6 +1,6 @@
 //! A failure packet as text, for people and for whoever reads a terminal as they do.
 
-use common::{Failure, NewLine, Packet};
+use common::{ChangedFiles, Failure, NewLine, Packet};
 
 use crate::terminal::{Paint, plain};
 
@@ -27,6 +27,7 @@ fn one(failure: &Failure, paint: Paint) -> String {
     lines.extend(failure.hint.iter().map(|hint| format!("  hint: {}", plain(hint))));
     lines.extend(tests(failure).iter().map(|line| format!("  {line}")));
     lines.extend(failure.first_new_line.iter().flat_map(new_line).map(|line| format!("  {line}")));
+    lines.extend(failure.changes.iter().flat_map(changes).map(|line| format!("  {line}")));
     lines.extend(failure.last_lines.iter().map(|line| format!("  │ {}", plain(line))));
     lines.push(format!("  after a change: {}", plain(&failure.again)));
     lines.join("\n") + "\n"
@@ -40,6 +41,7 @@ pub(crate) fn tests(failure: &Failure) -> Vec<String> {
         let flaky = if test.flaky { "  (flaky: it has passed on this source, too)" } else { "" };
         lines.push(format!("✗ {}{flaky}", plain(&test.name)));
         lines.extend(test.message.iter().map(|line| format!("    {}", plain(line))));
+        lines.extend(test.frames.iter().map(|frame| format!("    at {}", plain(frame))));
     }
     let told = failure.failed_tests.len() as u64;
     let more = failure.tests.map_or(0, |counts| counts.failed.saturating_sub(told));
@@ -54,6 +56,23 @@ pub(crate) fn new_line(new: &NewLine) -> Vec<String> {
     let mut lines =
         vec![format!("first new since run {}, line {}: {}", new.green_run, new.line, plain(&new.text))];
     lines.extend(new.green.iter().map(|green| format!("there, when it passed: {}", plain(green))));
+    lines
+}
+
+/// Which files of the source are not as they were when it passed.
+pub(crate) fn changes(changes: &ChangedFiles) -> Vec<String> {
+    let since = format!("since run {}", changes.green_run);
+    if changes.named() + changes.more == 0 {
+        return vec![format!("no file has changed {since}, in which it passed")];
+    }
+    let lists = [("changed", &changes.changed), ("added", &changes.added), ("deleted", &changes.deleted)];
+    let mut lines: Vec<String> = (lists.iter())
+        .filter(|(_, files)| !files.is_empty())
+        .map(|(what, files)| format!("{what} {since}: {}", plain(&files.join(", "))))
+        .collect();
+    if changes.more > 0 {
+        lines.push(format!("… and {} more files", changes.more));
+    }
     lines
 }
 

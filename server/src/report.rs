@@ -301,6 +301,9 @@ impl Report {
             for line in failure.first_new_line.iter().flat_map(packet_text::new_line) {
                 text.push_str(&self.folded("  ", &line));
             }
+            for line in failure.changes.iter().flat_map(packet_text::changes) {
+                text.push_str(&self.folded("  ", &line));
+            }
             // Where tests are named, the end of the output says the same again.
             let most = if failure.failed_tests.is_empty() { LAST_LINES } else { 0 };
             let mut last = &failure.last_lines[failure.last_lines.len().saturating_sub(most)..];

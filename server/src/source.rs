@@ -17,7 +17,7 @@ use common::{BlobId, Manifest, Reason, RunSource};
 use std::io;
 use std::path::{Path, PathBuf};
 
-pub(crate) use kept::{Source, Wanted};
+pub(crate) use kept::{Source, Wanted, manifest_in};
 
 /// Why there is no source, or not what it was.
 #[derive(Debug, thiserror::Error)]

@@ -1,5 +1,6 @@
 mod again;
 mod machine;
+mod packet;
 mod runners;
 mod source;
 mod wire;

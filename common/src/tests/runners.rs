@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
-use crate::{StepTests, Stream, TestListener, Tests};
+use crate::{StepTests, Stream, TestListener, Tests, frames};
 
 fn heard(output: &[u8], at_once: usize) -> StepTests {
     let mut listener = TestListener::default();
@@ -51,6 +51,35 @@ fn real_runners_are_understood() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// The place of each failure in the project's own files, as real runners print it.
+#[test]
+fn real_runners_say_where() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/tests/runners");
+    for (name, wanted) in [
+        (
+            "pytest.txt",
+            &["test_a.py:7 in test_bad", "test_a.py:17 in test_text", "test_a.py:20 in broken"][..],
+        ),
+        ("unittest.txt", &["/project/py/case.py:8 in test_described", "/project/py/case.py:5 in test_bad"]),
+        ("cargo.txt", &["src/lib.rs:8"]),
+        ("go.txt", &["sums_test.go:6", "sums_test.go:10"]),
+        ("jest.txt", &["a.test.js:2 in Object.toEqual", "a.test.js:3"]),
+        ("vitest.txt", &["a.test.mjs:3", "a.test.mjs:4"]),
+        ("node-spec.txt", &["/project/js/a.test.js:3", "/project/js/a.test.js:4"]),
+        ("node-tap.txt", &["/project/js/a.test.js:3", "/project/js/a.test.js:4"]),
+    ] {
+        let output = fs::read(folder.join(name)).unwrap();
+        let results = heard(&output, output.len()).tests.results;
+        let stacks = results.iter().filter_map(|result| result.stack.as_deref());
+        let first = stacks.filter_map(|stack| frames(stack).into_iter().next());
+        let told = first.map(|frame| match frame.within {
+            Some(within) => format!("{}:{} in {within}", frame.path, frame.line),
+            None => format!("{}:{}", frame.path, frame.line),
+        });
+        assert_eq!(told.collect::<Vec<_>>(), wanted, "{name}");
+    }
+}
+
 #[test]
 fn names_without_end_are_counted_and_not_kept() {
     let output: String = (0..30_000).map(|n| format!("test_{n}.py::test_x FAILED [  1%]\n")).collect();
@@ -81,6 +110,7 @@ proptest::proptest! {
     #[test]
     fn no_output_is_too_odd(words in proptest::collection::vec(proptest::sample::select(WORDS), 0..60)) {
         let output = words.concat();
+        frames(&output);
         proptest::prop_assert_eq!(heard(output.as_bytes(), 3), heard(output.as_bytes(), 1000));
     }
 }
@@ -135,6 +165,10 @@ const WORDS: &[&str] = &[
     "\u{1b}]",
     "\r",
     "é",
+    "a.py:7:",
+    "File \"",
+    "\tat ",
+    ":1 +0x",
     "Summary [ 0.1s] ",
     "PASS [ 0.1s] (1/2) a b",
     "Ran 0 tests in ",

@@ -32,8 +32,7 @@ use crate::{http, limits};
 use common::Checkup;
 
 pub(crate) use api::{NewLink, Told, run_events};
-pub(crate) use output::OutputId;
-pub(crate) use packet::end_of;
+pub(crate) use output::{OutputId, end_of};
 pub(crate) use pipedef::{Code, Python, project_of, which_python};
 pub(crate) use runs::{Keep, Runs, RunsError};
 pub(crate) use store::{StoreCopy, Whole, how_whole};

@@ -4,6 +4,7 @@
 //! A mark is written before its bytes, so whatever stands in the file after the last mark is that mark's. So a boss
 //! that comes after a killed one knows from the two files alone how far each step's output is stored.
 
+mod ending;
 mod heard;
 
 use common::{Mark, OutputMark, RunKey, RunNumber, StepId, Stream};
@@ -15,6 +16,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::watch;
+
+pub(crate) use ending::end_of;
 
 /// Which attempt's output. Tasks go by their place in the pipeline: names are the user's and no file names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -2,20 +2,21 @@
 //! and of those that passed before. Reads only so much of each, so that an answer takes no longer for a long history.
 
 mod compare;
+mod source;
 
 use common::{
-    Attempt, FailedTest, Failure, NewLine, PACKET_BYTES, Packet, RunNumber, RunState, TESTS_TOLD, TOLD,
-    TaskId, TaskRun, TaskState, TestCounts, TestView, TestsView, Verdict,
+    Attempt, ChangedFiles, FailedTest, Failure, NewLine, PACKET_BYTES, Packet, RunNumber, RunState,
+    StepState, TESTS_TOLD, TOLD, TaskId, TaskRun, TaskState, TestCounts, TestView, TestsView, Verdict,
 };
 use std::collections::BTreeMap;
 use std::io;
-use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
-use super::output::OutputId;
+use super::output::{OutputId, Outputs, end_of};
 use super::{Runs, RunsError};
 use crate::joined::joined;
 use crate::terminal;
+use source::Files;
 
 /// The last attempt that passed is looked for in so many runs, of so many events in all.
 const RUNS_BACK: usize = 50;
@@ -25,7 +26,6 @@ const EVENTS_BACK: u64 = 100_000;
 const LAST_LINES: usize = 12;
 /// Asked for one task alone.
 const LAST_LINES_OF_ONE: usize = 40;
-const LAST_BYTES: u64 = 64 * 1024;
 
 /// Of what was wrong with one test.
 const MESSAGE_LINES: usize = 8;
@@ -74,27 +74,24 @@ impl Runs {
         again: &str,
     ) -> Result<Vec<Failure>, RunsError> {
         let mut greens = self.greens(run.number, &failed).await?;
-        let mut failures = Vec::new();
+        let mut reports = Vec::new();
         for task in failed {
             let TaskState::Ended(verdict) = task.state else { continue };
             let Some(attempt) = task.attempts.last().cloned() else { continue };
             let place = run.place(&task.id).expect("it is a task of this run");
             let id = OutputId { run: run.number, task: place, attempt: attempt.number };
-            let TestsView { counts, tests, .. } = self.tests(run.number, &task.id, attempt.number).await?;
-            let outputs = self.outputs().clone();
+            let tests = self.tests(run.number, &task.id, attempt.number).await?;
             let green = greens.remove(&task.id);
             let again = format!("{again} --task {}", task.id);
-            let made = tokio::task::spawn_blocking(move || {
-                let output = outputs.path(id);
-                Failure {
-                    tests: (counts != TestCounts::default()).then_some(counts),
-                    failed_tests: failed_tests(&tests),
-                    ..failure(task.id, verdict, &attempt, &output, green, lines, again)
-                }
-            });
-            failures.push(joined(made.await).await);
+            reports.push(Report { task: task.id, verdict, attempt, id, tests, green, lines, again });
         }
-        Ok(failures)
+        let outputs = self.outputs().clone();
+        let folder = outputs.folder(run.number);
+        let made = tokio::task::spawn_blocking(move || {
+            let files = Files::of(&folder);
+            reports.into_iter().map(|report| report.failure(&outputs, files.as_ref())).collect()
+        });
+        Ok(joined(made.await).await)
     }
 
     /// The latest attempt of each task that passed in a run before this one.
@@ -130,39 +127,81 @@ impl Runs {
     }
 }
 
-fn failure(
+/// What a failure is told from.
+struct Report {
     task: TaskId,
     verdict: Verdict,
-    attempt: &Attempt,
-    output: &Path,
+    attempt: Attempt,
+    id: OutputId,
+    tests: TestsView,
     green: Option<Green>,
+    /// So many last lines.
     lines: usize,
     again: String,
-) -> Failure {
-    let problem = attempt.end.as_ref().and_then(|end| end.problem.as_ref());
-    let at = problem.and_then(|problem| Some(format!("{}:{}", problem.file.as_ref()?, problem.line?)));
-    let last_lines = match end_of(output) {
-        Ok(bytes) => terminal::shown_tail(&bytes, lines).iter().map(|line| cut(line)).collect(),
-        Err(error) => vec![format!("(its output cannot be read: {error})")],
-    };
-    Failure {
-        task,
-        attempt: attempt.number,
-        verdict,
-        error: problem.map(|problem| one_line(problem.error.as_bytes())),
-        hint: problem.and_then(|problem| Some(one_line(problem.hint.as_ref()?.as_bytes()))),
-        at: at.map(|at| one_line(at.as_bytes())),
-        tests: None,
-        failed_tests: Vec::new(),
-        first_new_line: green.and_then(|green| new_line(output, &green)),
-        last_lines,
-        again,
+}
+
+impl Report {
+    /// Waits for the disk.
+    fn failure(self, outputs: &Outputs, files: Option<&Files>) -> Failure {
+        let TestsView { counts, tests, .. } = &self.tests;
+        let output = outputs.path(self.id);
+        let problem = self.attempt.end.as_ref().and_then(|end| end.problem.as_ref());
+        let at = problem.and_then(|problem| Some(format!("{}:{}", problem.file.as_ref()?, problem.line?)));
+        let last_lines = match self.end(outputs, &output) {
+            Ok(bytes) => terminal::shown_tail(&bytes, self.lines).iter().map(|line| cut(line)).collect(),
+            Err(error) => vec![format!("(its output cannot be read: {error})")],
+        };
+        Failure {
+            task: self.task,
+            attempt: self.attempt.number,
+            verdict: self.verdict,
+            error: problem.map(|problem| one_line(problem.error.as_bytes())),
+            hint: problem.and_then(|problem| Some(one_line(problem.hint.as_ref()?.as_bytes()))),
+            at: at.map(|at| one_line(at.as_bytes())),
+            tests: (*counts != TestCounts::default()).then_some(*counts),
+            failed_tests: failed_tests(tests, &self.attempt, files),
+            first_new_line: self.green.as_ref().and_then(|green| new_line(&output, green)),
+            changes: self.green.as_ref().and_then(|green| changes(files?, green, outputs)),
+            last_lines,
+            again: self.again,
+        }
+    }
+
+    /// The end of what the step printed that decided the verdict. Where no step did, or it printed nothing: of all.
+    fn end(&self, outputs: &Outputs, output: &Path) -> io::Result<Vec<u8>> {
+        let decided = self.attempt.steps.iter().rev().find(|step| match &step.state {
+            StepState::Ended(end) => end.verdict == self.verdict,
+            StepState::Asked
+            | StepState::Queued
+            | StepState::Preparing { .. }
+            | StepState::Running { .. } => false,
+        });
+        if let Some(step) = decided {
+            let end = outputs.end_of_step(self.id, &step.id)?;
+            if !end.trim_ascii().is_empty() {
+                return Ok(end);
+            }
+        }
+        end_of(output)
     }
 }
 
-fn failed_tests(tests: &[TestView]) -> Vec<FailedTest> {
+fn changes(files: &Files, green: &Green, outputs: &Outputs) -> Option<ChangedFiles> {
+    let before = Files::of(&outputs.folder(green.run))?;
+    let found = source::changes(files, &before)?;
+    Some(ChangedFiles { green_run: green.run, green_attempt: green.attempt, ..found })
+}
+
+fn failed_tests(tests: &[TestView], attempt: &Attempt, files: Option<&Files>) -> Vec<FailedTest> {
     let failed = tests.iter().filter(|test| test.test.outcome.is_bad()).take(TESTS_TOLD);
-    let told = failed.map(|test| FailedTest {
+    let failed: Vec<&TestView> = failed.collect();
+    let mut at: Vec<String> =
+        attempt.steps.iter().filter_map(|step| Some(step.spec.source.as_ref()?.at.clone())).collect();
+    at.dedup();
+    let stacks: Vec<Option<&str>> = failed.iter().map(|test| test.test.stack.as_deref()).collect();
+    let places = files.filter(|_| !at.is_empty()).map(|files| source::places(files, &at, &stacks));
+    let mut places = places.unwrap_or_default().into_iter();
+    let told = failed.into_iter().map(|test| FailedTest {
         name: one_line(test.test.name.as_bytes()),
         flaky: test.flaky,
         message: (test.test)
@@ -173,6 +212,7 @@ fn failed_tests(tests: &[TestView]) -> Vec<FailedTest> {
                 lines.into_iter().take(MESSAGE_LINES).map(|line| cut(&line))
             })
             .collect(),
+        frames: places.next().unwrap_or_default(),
     });
     told.collect()
 }
@@ -191,15 +231,6 @@ fn new_line(output: &Path, green: &Green) -> Option<NewLine> {
             None
         }
     }
-}
-
-/// The last bytes of an output.
-pub(crate) fn end_of(path: &Path) -> io::Result<Vec<u8>> {
-    let file = std::fs::File::open(path)?;
-    let size = file.metadata()?.len();
-    let mut bytes = vec![0; size.min(LAST_BYTES) as usize];
-    file.read_exact_at(&mut bytes, size.saturating_sub(LAST_BYTES))?;
-    Ok(bytes)
 }
 
 fn one_line(text: &[u8]) -> String {

@@ -94,6 +94,14 @@ pub(super) fn store(
     Ok(Source { record, tree, folder: folder.to_owned(), facts, kept: pack.places })
 }
 
+/// Of the snapshot in a run's folder; None where it has none.
+pub(crate) fn manifest_in(folder: &Path) -> io::Result<Option<Vec<u8>>> {
+    match std::fs::read(folder.join(MANIFEST)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        read => read.map(Some),
+    }
+}
+
 impl Source {
     /// What an earlier process has stored; None where it has stored none.
     pub(crate) fn open(folder: &Path) -> io::Result<Option<Source>> {

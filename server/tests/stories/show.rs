@@ -114,6 +114,73 @@ class One(Stage):
     assert!(recap.contains("✗ store::writes"), "{recap}");
 }
 
+const TOLD: &str = "\
+=== FAILURES ===
+_____ test_add _____
+
+    def test_add():
+>       assert add(1) == 2
+
+tests/test_calc.py:7: 
+_ _ _ _ _ _ _ _ _ _ _ _ _
+/app/src/calc.py:3: in add
+    check(n)
+/usr/lib/python3/check.py:9: in check
+    raise ValueError(\"no\")
+E   ValueError: no
+=== short test summary info ===
+FAILED tests/test_calc.py::test_add - ValueError: no
+=== 1 failed in 0.12s ===
+";
+
+#[test]
+fn where_it_failed_in_the_source_and_what_changed_there() {
+    let project = Project::with_fake_engine(
+        "class One(Stage):\n    def task_all(self): run(WORKER, IMAGE, 'print fine', source_at='/app')\n",
+    );
+    let put = |path: &str, text: &str| {
+        let path = project.folder.path().join("project").join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    };
+    for path in ["src/calc.py", "src/old.py", "src/same.py", "tests/test_calc.py"] {
+        put(path, "before");
+    }
+    assert_eq!(project.run(&[]).status.code(), Some(0));
+    put("src/calc.py", "after");
+    put("src/same.py", "before");
+    put("told.txt", TOLD);
+    std::fs::remove_file(project.folder.path().join("project/src/old.py")).unwrap();
+    rewrite(
+        &project,
+        "class One(Stage):\n    def task_all(self):\n        run(WORKER, IMAGE, 'print noise')\n        print('more')\n        \
+         run(WORKER, IMAGE, 'cat /app/told.txt; exit 1', source_at='/app')\n",
+    );
+    let (code, said) = told(&project, &[]);
+    assert_eq!(code, Some(1));
+    let failure = &said.last().unwrap()["packet"]["failures"][0];
+    assert_eq!(
+        failure["failed_tests"][0]["frames"],
+        json!(["src/calc.py:3 in add", "tests/test_calc.py:7 in test_add"])
+    );
+    assert_eq!(
+        failure["changes"],
+        json!({"green_run": 1, "green_attempt": 1, "changed": [".bettertest/pipedef.py", "src/calc.py"],
+               "added": ["told.txt"], "deleted": ["src/old.py"]})
+    );
+    // Of the step that failed, and of nothing before it.
+    assert_eq!(failure["last_lines"][0], "=== FAILURES ===");
+    let shown = out(&show(&project, &[]));
+    for part in ["    at src/calc.py:3 in add", "changed since run 1: .bettertest/pipedef.py, src/calc.py"] {
+        assert!(shown.contains(part), "no {part:?} in {shown}");
+    }
+    let again = out(&project.run(&[]));
+    assert!(
+        again.contains("    at src/calc.py:3 in add") && again.contains("deleted since run 1"),
+        "{again}"
+    );
+}
+
 #[test]
 fn of_an_output_what_is_asked_for() {
     let project = Project::with_fake_engine(RED);
