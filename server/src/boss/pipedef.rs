@@ -319,7 +319,7 @@ fn check_file(pipedef: &Path) -> Result<(), Problem> {
         Ok(_) => about(format!("{} is not a regular file", pipedef.display()), "name a Python file"),
         Err(error) if error.kind() == io::ErrorKind::NotFound => about(
             format!("there is no pipedef {}", pipedef.display()),
-            "write one there; the README shows one of ten lines",
+            "bettertest init, in the project's folder, writes one; the README shows one of ten lines",
         ),
         Err(error) => {
             about(format!("{} cannot be read: {error}", pipedef.display()), "make it readable for this user")
