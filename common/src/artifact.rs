@@ -3,6 +3,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::{Attempt, StepRun};
+
 /// One file, as it lay in the container when its command had ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -87,6 +89,37 @@ impl Artifacts {
                 Self::LONGEST_PATTERN
             )
         })
+    }
+}
+
+/// The files of one attempt, by step.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct AttemptArtifacts {
+    pub attempt: u32,
+    /// Those of which something is known, in the order in which they were asked for.
+    pub steps: Vec<StepArtifacts>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct StepArtifacts {
+    /// Counted from 1, of all steps of the attempt.
+    pub step: u32,
+    #[serde(flatten)]
+    pub artifacts: Artifacts,
+}
+
+impl AttemptArtifacts {
+    pub fn of(attempt: &Attempt) -> AttemptArtifacts {
+        let of_step = |(number, step): (u32, &StepRun)| {
+            let artifacts = step.artifacts.as_deref()?.clone();
+            Some(StepArtifacts { step: number, artifacts })
+        };
+        AttemptArtifacts {
+            attempt: attempt.number,
+            steps: (1..).zip(&attempt.steps).filter_map(of_step).collect(),
+        }
     }
 }
 

@@ -35,7 +35,7 @@ pub use api::{
     Health, OnlyTasks, Page, Problem, RunCreated, RunSummary, RunView, StepView, TaskView, WorkerView,
     WorkersView,
 };
-pub use artifact::{Artifact, Artifacts, is_path};
+pub use artifact::{Artifact, Artifacts, AttemptArtifacts, StepArtifacts, is_path};
 pub use checkup::{Check, CheckState, Checkup};
 pub use frames::{FRAMES_TOLD, Frame, frames};
 pub use names::{BadName, RunKey, RunNumber, Seq, StepId, TaskId, step_id};

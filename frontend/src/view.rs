@@ -1,5 +1,6 @@
 //! The page as a function of the model. Every part is a plain function; none of them knows the browser.
 
+mod artifacts;
 mod doctor;
 mod groups;
 mod history;

@@ -93,12 +93,37 @@ fn outputs_of(folder: &Path) -> io::Result<Vec<(String, PathBuf)>> {
     let mut found = Vec::new();
     for entry in entries {
         let entry = entry?;
-        if let Some(name) = entry.file_name().to_str().filter(|name| is_output(name)) {
+        let name = entry.file_name();
+        let Some(name) = name.to_str() else { continue };
+        if is_output(name) {
             found.push((name.to_owned(), entry.path()));
+        } else if is_folder(name) {
+            found.extend(artifacts_of(name, &entry.path())?);
         }
     }
     found.sort_by_key(|(name, _)| (name.ends_with(".index"), name.clone()));
     Ok(found)
+}
+
+/// The files that are kept of an attempt. One that is being fetched has another name still.
+fn artifacts_of(folder: &str, path: &Path) -> io::Result<Vec<(String, PathBuf)>> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(path)? {
+        let entry = entry?;
+        if let Some(name) = entry.file_name().to_str().filter(|name| is_hash(name)) {
+            found.push((format!("{folder}/{name}"), entry.path()));
+        }
+    }
+    Ok(found)
+}
+
+/// `TASK-ATTEMPT.artifacts`, in which files go by their hash.
+fn is_folder(name: &str) -> bool {
+    name.strip_suffix(".artifacts").is_some_and(|stem| is_output(&format!("{stem}.out")))
+}
+
+fn is_hash(name: &str) -> bool {
+    name.len() == 64 && name.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 /// `TASK-ATTEMPT.out` or `.index`.
@@ -167,7 +192,8 @@ fn place_of(name: &str) -> Option<PathBuf> {
     }
     let (run, file) = name.strip_prefix("output/")?.split_once('/')?;
     let run: u32 = run.parse().ok().filter(|number: &u32| number.to_string() == run)?;
-    is_output(file).then(|| PathBuf::from("output").join(run.to_string()).join(file))
+    let is_artifact = file.split_once('/').is_some_and(|(folder, name)| is_folder(folder) && is_hash(name));
+    (is_output(file) || is_artifact).then(|| PathBuf::from("output").join(run.to_string()).join(file))
 }
 
 #[cfg(test)]
@@ -208,6 +234,9 @@ mod tests {
             ("output/1/0-1.out/x", Regular),
             ("output/1/0-+1.out", Regular),
             ("output/1/0-1.sh", Regular),
+            ("output/1/0-1.artifacts/../../../x", Regular),
+            ("output/1/0-1.artifacts/x", Regular),
+            ("output/1/0-1.artifacts", Regular),
             ("token", Regular),
             ("runs.sqlite", Symlink),
             ("output/1/0-1.out", Link),
@@ -233,14 +262,19 @@ mod tests {
         std::fs::write(at("output/7/0-1.out"), vec![b'x'; 3000]).unwrap();
         std::fs::write(at("output/7/0-1.index"), "").unwrap();
         std::fs::write(at("output/7/notes.txt"), "not ours").unwrap();
+        let kept = format!("output/7/0-1.artifacts/{}", "a".repeat(64));
+        std::fs::create_dir_all(at("output/7/0-1.artifacts")).unwrap();
+        std::fs::write(at(&kept), "kept").unwrap();
+        std::fs::write(at(&format!("{kept}.5")), "half").unwrap();
         let mut writing = Writing::begin(&at("whole")).unwrap();
         for run in [RunNumber(7), RunNumber(8)] {
             writing.output(&at("output"), run).unwrap();
         }
         let written = writing.end(&at("store"), 2).unwrap();
-        assert_eq!(written, Contents { runs: 2, files: 3, bytes: 3009 });
+        assert_eq!(written, Contents { runs: 2, files: 4, bytes: 3013 });
         assert_eq!(read(&at("whole"), &at("to")).unwrap(), written);
         assert_eq!(std::fs::read(at("to/output/7/0-1.out")).unwrap(), vec![b'x'; 3000]);
+        assert_eq!(std::fs::read(at("to").join(&kept)).unwrap(), b"kept");
         let whole = std::fs::read(at("whole")).unwrap();
         // The zeros at its end are padding.
         let last = whole.iter().rposition(|byte| *byte != 0).unwrap();

@@ -68,6 +68,7 @@ Examples:
   bettertest show last models --tail 50                the end of what it printed
   bettertest show last models --grep 'Error|panicked'  the lines of it that match
   bettertest show last models --tests                  how each of its tests ended
+  bettertest show last models --artifacts --into out   the files that it kept, written into the folder out
   bettertest show --test test_reads                    one test of any task, and how it came out before
   bettertest show --url http://127.0.0.1:9001 --json   of a boss, for machines";
 
@@ -276,6 +277,15 @@ pub(crate) struct ShowArgs {
     /// One test: what was wrong with it, and its history; by its name, or a part that no other name has
     #[arg(long, value_name = "NAME", conflicts_with_all = ["output", "tail", "grep", "tests"])]
     pub(crate) test: Option<String>,
+    /// The files that are kept of the task
+    #[arg(long, conflicts_with_all = ["output", "tail", "grep", "tests", "test"])]
+    pub(crate) artifacts: bool,
+    /// Write these files into this folder, over nothing that is there
+    #[arg(long, value_name = "FOLDER", requires = "artifacts", conflicts_with = "json")]
+    pub(crate) into: Option<PathBuf>,
+    /// Only the file of this path in its container, as it is listed
+    #[arg(long, value_name = "PATH", requires = "artifacts")]
+    pub(crate) path: Option<String>,
     /// Of that attempt of it [default: the latest]
     #[arg(long, value_name = "N")]
     pub(crate) attempt: Option<u32>,

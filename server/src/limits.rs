@@ -54,6 +54,9 @@ pub(crate) const KEEP_LOCAL_BYTES: u64 = 2 * 1024 * 1024 * 1024;
 /// Runs grow old also where none starts or ends: the history is looked through this often.
 pub(crate) const KEEP_HOUSE: Duration = Duration::from_secs(3600);
 
+/// The files that are kept of a step have to come from its worker within so long. Its end is told after that.
+pub(crate) const ARTIFACTS_FETCH: Duration = Duration::from_secs(60);
+
 // What follows is the worker's.
 
 /// A queued step that got no slot for so long is given up.

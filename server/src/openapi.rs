@@ -367,6 +367,10 @@ fn path_parameter(name: &str) -> Value {
         "number" => {
             (json!({"type": "integer", "minimum": 0, "maximum": u32::MAX}), "Its place, counted from 0")
         }
+        "step" => (
+            json!({"type": "integer", "minimum": 0, "maximum": u32::MAX}),
+            "A step of the attempt, counted from 1",
+        ),
         "file" => (json!({"type": "string", "minLength": 1}), "A file of the page"),
         other => unreachable!("nobody has said what {{{other}}} is in a path"),
     };

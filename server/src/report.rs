@@ -3,8 +3,8 @@
 //! lines are as long as they are.
 
 use common::{
-    Outcome, Packet, RunFact, RunState, SkipReason, StageRun, StepState, TaskId, TaskRun, TaskState, Verdict,
-    duration, headline, passed_again, run_tests, task_words,
+    Outcome, Packet, RunFact, RunState, SkipReason, StageRun, StepEvent, StepState, TaskId, TaskRun,
+    TaskState, Verdict, duration, headline, passed_again, run_tests, task_words,
 };
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -148,6 +148,11 @@ impl Report {
                 format!("{}\n", self.dim("stopping at the first failure: the rest is cancelled ..."))
             }
             RunFact::CancelAsked => format!("{}\n", self.dim("cancelling ...")),
+            RunFact::Step { task, said: StepEvent::Artifacts(artifacts), .. } => {
+                let Some(problem) = &artifacts.problem else { return String::new() };
+                // Names of files are the user's tests'.
+                format!("{}\n", self.dim(&plain(&format!("{task}: artifacts: {problem}"))))
+            }
             RunFact::RunStarted { .. }
             | RunFact::StepAsked { .. }
             | RunFact::Step { .. }

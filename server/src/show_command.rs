@@ -1,6 +1,7 @@
-//! `bettertest show`: what failed in a run and why, a part of what a task printed, or its tests; of a run of
-//! `bettertest run`, or of a boss. It looks, and changes nothing.
+//! `bettertest show`: what failed in a run and why, a part of what a task printed, its tests, or what it kept; of a
+//! run of `bettertest run`, or of a boss. It looks, and changes nothing.
 
+mod artifacts;
 mod tests;
 
 use common::{Packet, Page, Problem, RunNumber, RunView, TaskId, TestHistory, TestsView};
@@ -40,6 +41,10 @@ pub(crate) async fn show(args: ShowArgs) -> Result<u8, SetupError> {
     if args.tests {
         let task = one(task, "tests")?;
         return past.list_tests(&view, &task, &args).await;
+    }
+    if args.artifacts {
+        let task = one(task, "artifacts")?;
+        return past.show_artifacts(run, &task, &args).await;
     }
     if let Some(name) = &args.test {
         return past.show_test(&view, task, name, &args).await;
@@ -230,7 +235,7 @@ impl Past {
         };
         match self {
             Past::Here { runs, .. } => {
-                let path = output_of(runs, run, task, attempt).await?;
+                let path = runs.outputs().path(output_of(runs, run, task, attempt).await?);
                 let read = move || -> std::io::Result<u64> {
                     let mut file = std::fs::File::open(path)?;
                     let mut piece = vec![0; 64 * 1024];
@@ -263,7 +268,7 @@ async fn output_of(
     run: RunNumber,
     task: &TaskId,
     attempt: Option<u32>,
-) -> Result<PathBuf, SetupError> {
+) -> Result<OutputId, SetupError> {
     let state = runs.state(run).await.map_err(unreadable)?;
     let place = state.place(task).expect("it was found in this run");
     let latest = state.task(task).map_or(0, |task| task.attempts.len() as u32);
@@ -274,7 +279,7 @@ async fn output_of(
             format!("it has begun {latest}"),
         ));
     }
-    Ok(runs.outputs().path(OutputId { run, task: place, attempt }))
+    Ok(OutputId { run, task: place, attempt })
 }
 
 fn unreadable(error: RunsError) -> SetupError {

@@ -161,6 +161,40 @@ fn steps_show_what_was_left_out() {
 }
 
 #[test]
+fn what_is_kept_can_be_saved_and_what_is_not_is_told() {
+    let mut story = Story::of_run_7();
+    story.starts("TestUnit.models", 1);
+    story.steps("TestUnit.models", 1, 1, "pytest");
+    story.goes_to("/runs/7/TestUnit.models");
+    assert!(!story.html().contains("artifact"));
+    let file =
+        |path: &str| common::Artifact { path: path.to_owned(), size_bytes: 2048, sha256: "0".repeat(64) };
+    let kept = common::Artifacts {
+        files: vec![file("report/<b>.html"), file("/tmp/x")],
+        left_out: 1,
+        problem: Some("left out: 1 larger than 64 MiB (core)".to_owned()),
+    };
+    story.worker_says("TestUnit.models", 1, 1, 50, StepEvent::Artifacts(kept));
+    assert_eq!(
+        story.html_from("<details", "</details>"),
+        r#"<details open="open" class="artifacts">
+<summary>2 artifacts</summary>
+<p class="hole">Not all is kept: left out: 1 larger than 64 MiB (core).</p>
+<ul aria-label="artifacts">
+<li>
+<a href="/api/runs/7/tasks/TestUnit.models/artifacts/1/0?attempt=1" download="&lt;b&gt;.html">report/&lt;b&gt;.html</a>
+<span class="size">2.0 KiB</span>
+</li>
+<li>
+<a href="/api/runs/7/tasks/TestUnit.models/artifacts/1/1?attempt=1" download="x">/tmp/x</a>
+<span class="size">2.0 KiB</span>
+</li>
+</ul>
+</details>"#
+    );
+}
+
+#[test]
 fn a_list_of_runs_says_no_more_than_is_true() {
     let mut story = Story::at("/");
     let run = RunSummary {

@@ -3,7 +3,7 @@
 use common::{Attempt, RunState, StepRun, StepState, TaskRun, duration, task_words};
 use yew::prelude::*;
 
-use super::{log, parts};
+use super::{artifacts, log, parts};
 use crate::model::{Model, RunPage, TaskPane};
 use crate::route::Route;
 use crate::update::Msg;
@@ -45,7 +45,7 @@ pub(crate) fn view(
                 }
                 <a class="button quiet close" href={close} aria-label="close the task">{ "×" }</a>
             </header>
-            { view_attempt(model, task, pane, attempt, send) }
+            { view_attempt(model, page, task, pane, attempt, send) }
         </section>
     }
 }
@@ -71,6 +71,7 @@ fn view_attempts(page: &RunPage, task: &TaskRun, shown: Option<&Attempt>) -> Htm
 
 fn view_attempt(
     model: &Model,
+    page: &RunPage,
     task: &TaskRun,
     pane: &TaskPane,
     attempt: Option<&Attempt>,
@@ -91,6 +92,7 @@ fn view_attempt(
             <ol class="steps" aria-label="steps">
                 { for steps.map(|(i, step)| view_step(model, i, step, attempt, send)) }
             </ol>
+            { artifacts::view(page.run, &task.id, attempt) }
             { log::view(model, pane, attempt, send) }
         </>
     }

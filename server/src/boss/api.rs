@@ -16,7 +16,7 @@ use super::output::OutputId;
 use super::runs::{LogError, Runs, RunsError};
 use super::sessions::Sessions;
 use super::store::{Change, StoreError};
-use super::{Examine, serve_output, ui};
+use super::{Examine, serve_artifact, serve_output, ui};
 use crate::error::Refusal;
 use crate::extract::{Asked, Segments, Sent, last_event_id};
 use crate::http;
@@ -403,6 +403,33 @@ pub(super) async fn output_index(
 pub(super) struct WhichAttempt {
     /// The latest, where none is named.
     attempt: Option<u32>,
+}
+
+pub(super) async fn artifacts(
+    State(api): State<Api>,
+    Segments((run, task)): Segments<(String, String)>,
+    Asked(asked): Asked<WhichAttempt>,
+) -> Result<Response, Refusal> {
+    let id = find_output(&api, &run, &task, asked.attempt).await?;
+    json(StatusCode::OK, &api.runs.artifacts(id).await?)
+}
+
+pub(super) async fn artifact(
+    State(api): State<Api>,
+    Segments((run, task, step, number)): Segments<(String, String, u32, u32)>,
+    Asked(asked): Asked<WhichAttempt>,
+) -> Result<Response, Refusal> {
+    let id = find_output(&api, &run, &task, asked.attempt).await?;
+    let all = api.runs.artifacts(id).await?;
+    let of_step = all.steps.iter().find(|of_step| of_step.step == step);
+    let Some(file) = of_step.and_then(|of_step| of_step.artifacts.files.get(number as usize)) else {
+        return Err(Refusal::new(
+            StatusCode::NOT_FOUND,
+            format!("{task} has no artifact {number} of step {step} in attempt {}", id.attempt),
+            format!("GET /api/runs/{run}/tasks/{task}/artifacts lists them"),
+        ));
+    };
+    serve_artifact::artifact(&api.runs.outputs().artifact(id, file), file).await
 }
 
 pub(super) async fn tests(

@@ -9,6 +9,7 @@ mod packet;
 mod pipedef;
 mod routes;
 mod runs;
+mod serve_artifact;
 mod serve_output;
 mod sessions;
 mod sse;

@@ -4,6 +4,7 @@
 //! A mark is written before its bytes, so whatever stands in the file after the last mark is that mark's. So a boss
 //! that comes after a killed one knows from the two files alone how far each step's output is stored.
 
+mod artifacts;
 mod ending;
 mod heard;
 
@@ -13,6 +14,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::watch;
@@ -113,7 +115,13 @@ impl Outputs {
     fn output(&self, id: OutputId, writer: Writer, size_bytes: u64) -> Output {
         let (progress, follow) = watch::channel(Progress { size_bytes, ended: false });
         self.live.lock().expect("no panic under this lock").insert(id, follow);
-        Output { id, all: self.clone(), writer: Mutex::new(writer), progress }
+        Output {
+            id,
+            all: self.clone(),
+            writer: Mutex::new(writer),
+            progress,
+            artifact_bytes: AtomicU64::new(0),
+        }
     }
 
     /// Where an output stands, and how to hear of more. One that nobody writes has ended.
@@ -141,8 +149,9 @@ impl Outputs {
         };
         let mut size_bytes = 0;
         for entry in entries {
-            let meta = entry?.metadata()?;
-            size_bytes += meta.len().max(meta.blocks() * 512);
+            let entry = entry?;
+            let meta = entry.metadata()?;
+            size_bytes += meta.len().max(meta.blocks() * 512) + artifacts::size_bytes(&entry.path())?;
         }
         Ok(size_bytes)
     }
@@ -274,6 +283,8 @@ pub(crate) struct Output {
     /// Held for one write to the page cache at a time, never over an await.
     writer: Mutex<Writer>,
     progress: watch::Sender<Progress>,
+    /// What the files that are kept of its steps come to.
+    artifact_bytes: AtomicU64,
 }
 
 struct Writer {

@@ -5,8 +5,8 @@ use axum::extract::DefaultBodyLimit;
 use axum::middleware::{from_fn, from_fn_with_state};
 use bytes::Bytes;
 use common::{
-    Checkup, OnlyTasks, OutputMark, Packet, Page, Pipeline, RunCreated, RunEvent, RunSummary, RunView,
-    TestHistory, TestsView, WorkersView,
+    AttemptArtifacts, Checkup, OnlyTasks, OutputMark, Packet, Page, Pipeline, RunCreated, RunEvent,
+    RunSummary, RunView, TestHistory, TestsView, WorkersView,
 };
 use serde_json::json;
 use std::sync::LazyLock;
@@ -160,6 +160,29 @@ fn guarded() -> Routes<Api> {
             )
             .query::<api::WhichTest>()
             .refusing(&[404, 503]),
+        )
+        .get(
+            "/api/runs/{run}/tasks/{task}/artifacts",
+            api::artifacts,
+            of_a_run(answered(
+                Operation::new("artifacts", "The files that are kept of an attempt"),
+                Content::json::<AttemptArtifacts>(),
+            ))
+            .query::<api::WhichAttempt>(),
+        )
+        .get(
+            "/api/runs/{run}/tasks/{task}/artifacts/{step}/{number}",
+            api::artifact,
+            of_a_run(Operation::new(
+                "artifact",
+                "One of them, by its step and its place in that step's list",
+            ))
+            .query::<api::WhichAttempt>()
+            .answering(
+                200,
+                "Its exact bytes, to be saved",
+                [Content::Bytes("application/octet-stream")],
+            ),
         )
         .get(
             "/api/events",

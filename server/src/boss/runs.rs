@@ -15,8 +15,8 @@ mod source;
 mod step;
 
 use common::{
-    Page, Phase, Pipeline, Problem, Reason, RunEvent, RunFact, RunKey, RunNumber, RunSource, RunState,
-    RunSummary, Seq, SkipReason, StartedBy, TaskId, WorkerView,
+    AttemptArtifacts, Page, Phase, Pipeline, Problem, Reason, RunEvent, RunFact, RunKey, RunNumber,
+    RunSource, RunState, RunSummary, Seq, SkipReason, StartedBy, TaskId, WorkerView,
 };
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
@@ -27,7 +27,7 @@ use tokio::sync::{OnceCell, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::output::{Output, Outputs, Stored};
+use super::output::{Output, OutputId, Outputs, Stored};
 use super::pipedef::{Code, Host, Python};
 use super::store::{Standing, Store, StoreError, StoredCode};
 use super::worker_client::WorkerClient;
@@ -313,6 +313,15 @@ impl Runs {
 
     pub(crate) fn store(&self) -> &Store {
         &self.all.store
+    }
+
+    /// What is kept of an attempt that has begun.
+    pub(crate) async fn artifacts(&self, id: OutputId) -> Result<AttemptArtifacts, RunsError> {
+        let state = self.state(id.run).await?;
+        let task = state.tasks().nth(id.task);
+        let attempt = task.and_then(|task| task.attempts.iter().find(|attempt| attempt.number == id.attempt));
+        let none = AttemptArtifacts { attempt: id.attempt, steps: Vec::new() };
+        Ok(attempt.map_or(none, AttemptArtifacts::of))
     }
 
     pub(crate) fn outputs(&self) -> &Outputs {

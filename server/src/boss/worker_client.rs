@@ -1,6 +1,7 @@
 //! The only code that speaks to a worker: starts a step, follows it to its end through cut connections, cancels
 //! it. It never starts a step anew that a worker may have seen.
 
+mod artifacts;
 mod upload;
 
 use bytes::Bytes;

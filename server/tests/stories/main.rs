@@ -2,6 +2,7 @@
 //! where containers are not the point, and docker where they are.
 
 mod access;
+mod artifacts;
 mod assets;
 mod backup;
 mod bad_input;

@@ -230,6 +230,15 @@ impl Step {
                 (Some(end), Some(why)) => output_lost(&end, &why),
                 (Some(_) | None, _) => said,
             };
+            let said = match said {
+                // Others are refused by the log.
+                StepEvent::Artifacts(artifacts) if artifacts.check().is_ok() => {
+                    let client = &self.run.all.client;
+                    let kept = client.keep_artifacts(worker, &self.id, artifacts, &self.output).await;
+                    StepEvent::Artifacts(kept)
+                }
+                said => said,
+            };
             let end = said.end();
             match self.append(at, said).await {
                 Ok(()) => {}

@@ -1,0 +1,109 @@
+//! Files that are kept of a task, from a container to a folder of the one who asks: over the API, on the command line,
+//! in a backup; and gone with their run.
+
+use reqwest::Method;
+use serde_json::{Value, json};
+use std::path::PathBuf;
+
+use crate::ci::Ci;
+use crate::command::{Project, err, out, refused};
+
+const PIPEDEF: &str = r#"
+class One(Stage):
+    def task_report(self):
+        run(WORKER, IMAGE, "printf <script>alert(1)</script> > report/index.html; printf one > x.xml; exit 1",
+            artifacts=["report/**", "*.xml"], workdir="/app", check=False)
+        run(WORKER, IMAGE, "printf two > x.xml; printf tmp > /tmp/x.xml; exit 1", artifacts=["*.xml", "/tmp/*"], workdir="/app")
+
+    def task_plain(self):
+        run(WORKER, IMAGE, "true")
+"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_failed_task_leaves_is_there_byte_by_byte_and_no_page_of_ours() {
+    let ci = Ci::with(PIPEDEF).await;
+    let run = ci.run().await;
+    let tasks = format!("/api/runs/{}/tasks", run.number);
+    let listed = ci.get(&format!("{tasks}/One.report/artifacts")).await;
+    let paths = |step: usize| -> Vec<&str> {
+        let files = listed["steps"][step]["files"].as_array().unwrap();
+        files.iter().map(|file| file["path"].as_str().unwrap()).collect()
+    };
+    assert_eq!(listed["attempt"], 1);
+    assert_eq!((paths(0), paths(1)), (vec!["report/index.html", "x.xml"], vec!["x.xml", "/tmp/x.xml"]));
+    let answer =
+        ci.ask(Method::GET, &format!("{tasks}/One.report/artifacts/1/0?attempt=1")).send().await.unwrap();
+    let header = |name: &str| answer.headers()[name].to_str().unwrap().to_owned();
+    assert_eq!(header("content-type"), "application/octet-stream");
+    assert_eq!(
+        header("content-disposition"),
+        "attachment; filename=\"index.html\"; filename*=UTF-8''index.html"
+    );
+    assert_eq!(header("x-content-type-options"), "nosniff");
+    assert_eq!(header("content-security-policy"), "sandbox; default-src 'none'");
+    assert_eq!(header("cross-origin-resource-policy"), "same-origin");
+    assert_eq!(answer.text().await.unwrap(), "<script>alert(1)</script>");
+    let second = ci.ask(Method::GET, &format!("{tasks}/One.report/artifacts/2/0")).send().await.unwrap();
+    assert_eq!(second.text().await.unwrap(), "two");
+    for (path, status) in
+        [("One.report/artifacts/2/9", 404), ("One.report/artifacts/3/0", 404), ("One.no/artifacts", 404)]
+    {
+        let answer = ci.ask(Method::GET, &format!("{tasks}/{path}")).send().await.unwrap();
+        assert_eq!(answer.status(), status, "{path}");
+    }
+    assert_eq!(ci.get(&format!("{tasks}/One.plain/artifacts")).await, json!({"attempt": 1, "steps": []}));
+    let without_token = ci.http.get(format!("{}{tasks}/One.report/artifacts/1/0", ci.boss.base)).send();
+    assert_eq!(without_token.await.unwrap().status(), 401);
+}
+
+#[test]
+fn the_command_line_lists_them_and_writes_them_over_nothing() {
+    let project = Project::with_fake_engine(PIPEDEF);
+    assert_eq!(project.run(&[]).status.code(), Some(1));
+    let show = |args: &[&str]| project.command_of("show", args).output().unwrap();
+    let listed = show(&["last", "report", "--artifacts"]);
+    assert_eq!(listed.status.code(), Some(0), "{}", err(&listed));
+    assert_eq!(
+        out(&listed),
+        "step 1\n          25  report/index.html\n           3  x.xml\n\
+         step 2\n           3  x.xml\n           3  /tmp/x.xml\n"
+    );
+    let said: Value =
+        serde_json::from_str(&out(&show(&["last", "report", "--artifacts", "--json"]))).unwrap();
+    assert_eq!(said["steps"][1]["files"][1]["path"], "/tmp/x.xml");
+    let into = project.folder.path().join("kept");
+    let into = into.to_str().unwrap();
+    let written = show(&["last", "report", "--artifacts", "--into", into]);
+    assert_eq!(written.status.code(), Some(0), "{}", err(&written));
+    let read = |path: &str| std::fs::read_to_string(PathBuf::from(into).join(path)).unwrap();
+    assert_eq!(read("step-1/report/index.html"), "<script>alert(1)</script>");
+    assert_eq!((read("step-1/x.xml").as_str(), read("step-2/x.xml").as_str()), ("one", "two"));
+    assert_eq!(read("step-2/tmp/x.xml"), "tmp");
+    let again = show(&["last", "report", "--artifacts", "--into", into, "--path", "/tmp/x.xml"]);
+    assert_eq!(again.status.code(), Some(2));
+    assert!(err(&again).contains("nothing is written over"), "{}", err(&again));
+    refused(&show(&["last", "plain", "--artifacts"]), "no file is kept");
+    refused(&show(&["last", "report", "--artifacts", "--path", "y"]), "no file y is kept");
+}
+
+/// Real containers, of both engines in turn, from the pipedef to the file.
+#[tokio::test(flavor = "multi_thread")]
+async fn real_containers_leave_what_they_wrote() {
+    let engines: &[&str] = if nix::unistd::geteuid().is_root() { &["docker", "native"] } else { &["docker"] };
+    for engine in engines {
+        let pipedef = r#"
+IMAGE = "bettertest-test:1"
+class One(Stage):
+    def task_report(self):
+        run(WORKER, IMAGE, "mkdir -p r/s; printf '\\001\\377' > r/s/x.bin; ln -s /etc/passwd r/p; exit 3", artifacts=["r/**"], workdir="/tmp")
+"#;
+        let ci = Ci::with_engine(pipedef, engine).await;
+        let run = ci.run().await;
+        let of = format!("/api/runs/{}/tasks/One.report/artifacts", run.number);
+        let listed = ci.get(&of).await;
+        let files = listed["steps"][0]["files"].as_array().unwrap();
+        assert_eq!((files.len(), &files[0]["path"]), (1, &json!("r/s/x.bin")), "{engine}: {listed}");
+        let bytes = ci.ask(Method::GET, &format!("{of}/1/0")).send().await.unwrap().bytes().await.unwrap();
+        assert_eq!(&bytes[..], b"\x01\xff", "{engine}");
+    }
+}
