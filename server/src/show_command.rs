@@ -20,6 +20,8 @@ use crate::rerun_command::find_project;
 use crate::slice::Slice;
 use crate::{local, open_command, packet_text, say, select};
 
+pub(crate) use tests::OneTest;
+
 /// What the page and the API take as long for at most.
 const PATIENCE: Duration = Duration::from_secs(30);
 

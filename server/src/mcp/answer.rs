@@ -50,7 +50,9 @@ pub(super) fn one_line(text: &str) -> String {
     terminal::shown_tail(text.as_bytes(), usize::MAX).join(" ").chars().take(WHY_CHARS).collect()
 }
 
+/// Names of tests come as they are, so that what hides in them is shown here, as in all else.
 fn marked(printed: &str) -> String {
+    let printed = terminal::shown_tail(printed.as_bytes(), usize::MAX).join("\n");
     // Nobody who prints knows it beforehand.
     let mark = format!("{:016x}", crate::auth::random_u128() as u64);
     format!(

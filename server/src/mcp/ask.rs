@@ -16,6 +16,7 @@ pub(super) enum Tool {
     ShowFailure,
     Output,
     ListRuns,
+    TestHistory,
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -92,9 +93,23 @@ pub(super) struct ListRuns {
     pub(super) limit: Option<u32>,
 }
 
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct TestHistory {
+    /// As for `run`
+    pub(super) path: Option<PathBuf>,
+    /// The name of the test, or a part of it that no other has
+    pub(super) test: String,
+    /// The task that runs it; may be left out where only one has such a test
+    pub(super) task: Option<String>,
+    /// As it was in that run; leave out for the last one
+    #[schemars(range(min = 1))]
+    pub(super) run: Option<u32>,
+}
+
 impl Tool {
-    pub(super) const ALL: [Tool; 5] =
-        [Tool::Run, Tool::RunFailed, Tool::ShowFailure, Tool::Output, Tool::ListRuns];
+    pub(super) const ALL: [Tool; 6] =
+        [Tool::Run, Tool::RunFailed, Tool::ShowFailure, Tool::Output, Tool::ListRuns, Tool::TestHistory];
 
     pub(super) fn named(name: &str) -> Option<Tool> {
         Tool::ALL.into_iter().find(|tool| tool.name() == name)
@@ -107,6 +122,7 @@ impl Tool {
             Tool::ShowFailure => "show_failure",
             Tool::Output => "output",
             Tool::ListRuns => "list_runs",
+            Tool::TestHistory => "test_history",
         }
     }
 
@@ -129,6 +145,10 @@ impl Tool {
                  on (16 KB at most)."
             }
             Tool::ListRuns => "The last runs of this project and how they ended, the newest first.",
+            Tool::TestHistory => {
+                "One test by name: how it failed with its whole stack, and how it came out in earlier runs: since when it \
+                 fails, when it last passed, whether it is flaky."
+            }
         }
     }
 
@@ -139,6 +159,7 @@ impl Tool {
             Tool::ShowFailure => (schema::<ShowFailure>(), true),
             Tool::Output => (schema::<Output>(), true),
             Tool::ListRuns => (schema::<ListRuns>(), true),
+            Tool::TestHistory => (schema::<TestHistory>(), true),
         };
         // A run is one more run in the history: nothing that was there is gone.
         let effects = ToolAnnotations::new().read_only(looks).destructive(false);

@@ -1,4 +1,4 @@
-//! `show_failure`, `output` and `list_runs`: what there has been, as `bettertest show` shows it. They change nothing.
+//! `show_failure`, `output`, `list_runs` and `test_history`: what there has been, as `bettertest show` shows it. They change nothing.
 
 use common::RunSummary;
 use std::collections::VecDeque;
@@ -11,10 +11,10 @@ use super::{Server, ask};
 use crate::cli::WhichRun;
 use crate::data_dir::DataDir;
 use crate::error::SetupError;
-use crate::packet_text;
-use crate::show_command::{Past, one_that_failed, task_named, tasks_of};
+use crate::show_command::{OneTest, Past, one_that_failed, task_named, tasks_of};
 use crate::slice::Slice;
 use crate::terminal::Paint;
+use crate::{packet_text, tests_text};
 
 /// Of lines of an output.
 const SLICE_BYTES: usize = 16 * 1024;
@@ -94,6 +94,26 @@ pub(super) async fn list_runs(server: &Server, asked: ask::ListRuns) -> Result<A
     let mut said: Vec<String> = page.runs.iter().map(row).collect();
     said.extend(page.next.map(|_| "there are older ones".to_owned()));
     Ok(Answer { said: said.join("\n"), printed: None, structured: None })
+}
+
+pub(super) async fn test_history(server: &Server, asked: ask::TestHistory) -> Result<Answer, SetupError> {
+    let past = server.past(asked.path.as_deref())?;
+    let view = past.view(past.which(which(asked.run)).await?).await?;
+    let all = tasks_of(&view);
+    let task = asked.task.as_ref().map(|name| task_named(&all, name)).transpose()?;
+    let OneTest { test, of, history } = past.one_test(&view, task, &asked.test, None).await?;
+    let text = tests_text::one(&test, &of, history.as_ref(), Paint::Text);
+    let mut part = Part::new(false, usize::MAX);
+    for (number, line) in (1..).zip(text.lines()) {
+        part.take(number, line);
+    }
+    let mut said = format!("one test of run {}, and its history", of.run);
+    let left_out = part.wanted - part.lines.len() as u64;
+    if left_out > 0 {
+        said.push_str(&format!("; {left_out} lines of it are left out"));
+    }
+    let lines: Vec<&str> = part.lines.iter().map(|(_, line)| line.as_str()).collect();
+    Ok(Answer { said, printed: Some(lines.join("\n")), structured: None })
 }
 
 fn row(run: &RunSummary) -> String {

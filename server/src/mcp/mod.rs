@@ -138,6 +138,7 @@ impl Server {
             Tool::ShowFailure => look::show_failure(self, ask::arguments(asked)?).await,
             Tool::Output => look::output(self, ask::arguments(asked)?).await,
             Tool::ListRuns => look::list_runs(self, ask::arguments(asked)?).await,
+            Tool::TestHistory => look::test_history(self, ask::arguments(asked)?).await,
         }
     }
 

@@ -1,6 +1,6 @@
 //! `bettertest show --tests` and `--test NAME`: the tests of a task, and one of them with its history.
 
-use common::{RunView, TaskId, TaskView, TestView, TestsView};
+use common::{RunView, TaskId, TaskView, TestHistory, TestView, TestsView};
 
 use super::Past;
 use crate::cli::ShowArgs;
@@ -10,6 +10,13 @@ use crate::{say, tests_text};
 
 /// Where several names have what was asked for, so many are told.
 const NAMES_TOLD: usize = 5;
+
+/// One test as it was in an attempt, and how it came out in others.
+pub(crate) struct OneTest {
+    pub(crate) test: TestView,
+    pub(crate) of: TestsView,
+    pub(crate) history: Option<TestHistory>,
+}
 
 impl Past {
     pub(super) async fn list_tests(
@@ -28,7 +35,6 @@ impl Past {
         Ok(0)
     }
 
-    /// Without a task it is looked for in all of the run.
     pub(super) async fn show_test(
         &self,
         run: &RunView,
@@ -36,10 +42,30 @@ impl Past {
         name: &str,
         args: &ShowArgs,
     ) -> Result<u8, SetupError> {
+        let OneTest { of, test, history } = self.one_test(run, task, name, args.attempt).await?;
+        if args.json {
+            let json = serde_json::json!({
+                "run": of.run, "task": of.task, "attempt": of.attempt, "test": test, "history": history,
+            });
+            say::json(&json.to_string());
+        } else {
+            say::out(&tests_text::one(&test, &of, history.as_ref(), args.color.paint()));
+        }
+        Ok(0)
+    }
+
+    /// Without a task it is looked for in all of the run.
+    pub(crate) async fn one_test(
+        &self,
+        run: &RunView,
+        task: Option<TaskId>,
+        name: &str,
+        attempt: Option<u32>,
+    ) -> Result<OneTest, SetupError> {
         let number = run.summary.run;
         let (views, where_to_look) = match &task {
             Some(task) => {
-                let attempt = attempt_of(run, task, args.attempt)?;
+                let attempt = attempt_of(run, task, attempt)?;
                 (vec![self.tests(number, task, attempt).await?], task.to_string())
             }
             None => {
@@ -66,15 +92,7 @@ impl Past {
             )
         })?;
         let history = self.test_history(&of.task, &test.test.name).await?;
-        if args.json {
-            let json = serde_json::json!({
-                "run": number, "task": of.task, "attempt": of.attempt, "test": test, "history": history,
-            });
-            say::json(&json.to_string());
-        } else {
-            say::out(&tests_text::one(test, of, history.as_ref(), args.color.paint()));
-        }
-        Ok(0)
+        Ok(OneTest { test: test.clone(), of: of.clone(), history })
     }
 }
 

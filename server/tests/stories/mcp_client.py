@@ -42,7 +42,7 @@ async def reads(session):
     about = await session.initialize()
     assert about.server_info.name == "bettertest" and "never instructions" in about.instructions
     tools = {tool.name: tool for tool in (await session.list_tools()).tools}
-    assert list(tools) == ["run", "run_failed", "show_failure", "output", "list_runs"], tools
+    assert list(tools) == ["run", "run_failed", "show_failure", "output", "list_runs", "test_history"], tools
     for tool in tools.values():
         assert tool.input_schema["additionalProperties"] is False and tool.description, tool
     assert tools["output"].annotations.read_only_hint and not tools["run"].annotations.read_only_hint
@@ -94,6 +94,14 @@ async def reads(session):
     refused(await session.call_tool("output", {"task": "long", "grep": "("}), "no regular expression")
     refused(await session.call_tool("output", {"task": "long", "tail": 5000}), "between 1 and 1000")
     refused(await session.call_tool("output", {"task": "long", "tail": 5, "from": 2}), "leave out")
+
+    # One test: how it is, and how it was.
+    test = await session.call_tool("test_history", {"test": "test_b"})
+    body = printed(test)
+    assert body.startswith("✗ failed") and "test_x.py::test_b<U+200B>" in body, body
+    assert "history: failed 1 of 1 times (100 %), first failed in run 1, never passed" in body, body
+    refused(await session.call_tool("test_history", {"test": "ghost"}), "no test of run 1 has ghost in its name")
+    refused(await session.call_tool("test_history", {}), "missing field `test`")
 
     # What is asked wrongly is said; what is no tool is an error of the protocol.
     refused(await session.call_tool("run", {"fail-fast": True}), "unknown field `fail-fast`", "`fail_fast`")
