@@ -3,7 +3,8 @@
 //! A word means the same thing in code, SQL, JSON, CSS, on the command line and on the page:
 //!
 //! * a **pipeline** has **stages**, which run one after another; a stage has **tasks**, which run at once;
-//! * a task asks for **steps**: one command in one fresh container each, executed by a **worker**;
+//! * a task asks for **steps**: one command in one fresh container each, executed by a **worker**, or a **build** of
+//!   an image there;
 //! * a **run** is one execution of a pipeline; an **attempt** is one execution of a task within a run;
 //! * a **source** is a snapshot of the user's files under test: a **tree**, whose files are **blobs**;
 //! * an attempt ends in one **verdict**: an **outcome**, and unless it passed, a **reason** from a closed list;
@@ -16,6 +17,7 @@
 mod again;
 mod api;
 mod artifact;
+mod build;
 mod checkup;
 mod frames;
 mod names;
@@ -36,6 +38,7 @@ pub use api::{
     WorkersView,
 };
 pub use artifact::{Artifact, Artifacts, AttemptArtifacts, StepArtifacts, is_path};
+pub use build::Build;
 pub use checkup::{Check, CheckState, Checkup};
 pub use frames::{FRAMES_TOLD, Frame, frames};
 pub use names::{BadName, RunKey, RunNumber, Seq, StepId, TaskId, step_id};

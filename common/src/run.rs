@@ -220,7 +220,7 @@ pub struct StepRun {
     pub ended: Option<Seq>,
     /// Where the worker's spool continues after the last event in the log.
     pub position: u64,
-    /// What `started` named.
+    /// What `started` named; of a build what it has made.
     pub image_digest: Option<String>,
     pub dropped_bytes: u64,
     /// Output of this step was lost somewhere.
@@ -638,8 +638,11 @@ impl StepRun {
                     total_bytes: *total_bytes,
                 };
             }
+            StepEvent::Started { image_digest: None, .. } if self.spec.build().is_none() => {
+                return Err(format!("step {id} runs in an image, and it is not said in which"));
+            }
             StepEvent::Started { image_digest, .. } => {
-                self.image_digest = Some(image_digest.clone());
+                self.image_digest = image_digest.clone();
                 self.state = StepState::Running { since_ms: at_ms };
             }
             StepEvent::Output { .. } => return Err("output does not belong in the log".to_owned()),
@@ -660,10 +663,20 @@ impl StepRun {
                 artifacts.check()?;
                 self.artifacts = Some(Box::new(artifacts.clone()));
             }
-            StepEvent::Exited { .. }
-            | StepEvent::TimedOut { .. }
-            | StepEvent::Cancelled { .. }
-            | StepEvent::Errored { .. } => {
+            StepEvent::Exited { exit_code, image_digest, .. }
+                if image_digest.is_some() != (self.spec.build().is_some() && *exit_code == 0) =>
+            {
+                return Err(format!(
+                    "step {id} has made an image without saying which, or none and says one"
+                ));
+            }
+            StepEvent::Exited { image_digest, .. } => {
+                if image_digest.is_some() {
+                    self.image_digest = image_digest.clone();
+                }
+                self.state = StepState::Ended(said.end().expect("the last four are ends"));
+            }
+            StepEvent::TimedOut { .. } | StepEvent::Cancelled { .. } | StepEvent::Errored { .. } => {
                 self.state = StepState::Ended(said.end().expect("the last four are ends"));
             }
         }

@@ -1,17 +1,18 @@
 //! What a step is to do: the body of `POST /run`, and what `run(...)` in a pipedef comes down to.
 
-use serde::de::{self, SeqAccess, Visitor};
+use serde::de::{self, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
 
-use crate::{Artifacts, SourceAt, StepId};
+use crate::{Artifacts, Build, SourceAt, StepId, TreeId};
 
 /// A field left out means "the worker's default"; a field unknown to us is refused by name.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct StepSpec {
+    /// The image that the command runs in, or the one that is to be made.
     pub image: String,
     pub command: Command,
     /// Chosen by the caller: the same id again attaches to the step instead of starting it.
@@ -67,13 +68,14 @@ pub struct StepSpec {
     pub artifacts: Vec<String>,
 }
 
-/// A string runs by `/bin/sh -c`, a list is executed as it is.
+/// What the step does: a string runs by `/bin/sh -c`, a list is executed as it is, and `{"build": ...}` makes the image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(untagged)]
 pub enum Command {
     Shell(String),
     Exec(Vec<String>),
+    Build { build: Box<Build> },
 }
 
 impl Command {
@@ -82,6 +84,7 @@ impl Command {
         match self {
             Command::Shell(text) => text.clone(),
             Command::Exec(words) => words.join(" "),
+            Command::Build { build } => build.for_show(),
         }
     }
 }
@@ -152,6 +155,20 @@ impl StepSpec {
         self.identity() == other.identity()
     }
 
+    /// The image to be made, where the step is no command.
+    pub fn build(&self) -> Option<&Build> {
+        match &self.command {
+            Command::Build { build } => Some(build),
+            Command::Shell(_) | Command::Exec(_) => None,
+        }
+    }
+
+    /// The source that it needs.
+    pub fn tree(&self) -> Option<&TreeId> {
+        let of_build = self.build().map(|build| &build.tree);
+        of_build.or(self.source.as_ref().map(|source| &source.tree))
+    }
+
     /// What JSON's types cannot say.
     pub fn check(&self) -> Result<(), SpecProblem> {
         let problem = |field, what: &str| Err(SpecProblem { field, what: what.to_owned() });
@@ -163,6 +180,10 @@ impl StepSpec {
             Command::Shell(text) if text.trim().is_empty() => return problem("command", "is empty"),
             Command::Exec(words) if words.first().is_none_or(|first| first.is_empty()) => {
                 return problem("command", "has to name a program");
+            }
+            Command::Build { build } => {
+                build.check()?;
+                self.check_build()?;
             }
             Command::Shell(_) | Command::Exec(_) => {}
         }
@@ -209,6 +230,22 @@ impl StepSpec {
         }
         self.source.as_ref().map_or(Ok(()), |source| source.check())
     }
+
+    /// A build has no container of its own, to which these could apply.
+    fn check_build(&self) -> Result<(), SpecProblem> {
+        let none = StepSpec::new(&self.image, self.command.clone());
+        let StepSpec { timeout_s, output_cap_bytes, .. } = self;
+        let bare = StepSpec { timeout_s: *timeout_s, output_cap_bytes: *output_cap_bytes, ..none };
+        if self.identity() != bare {
+            let what = "takes an id, timeout_s and output_cap_bytes, and nothing else that commands take";
+            return Err(SpecProblem { field: "build", what: what.to_owned() });
+        }
+        if self.image.contains('@') || self.image.starts_with("sha256:") {
+            let what = "has to be a name for the image that is made, such as myproject-test".to_owned();
+            return Err(SpecProblem { field: "image", what });
+        }
+        Ok(())
+    }
 }
 
 /// A name becomes a part of a path in an engine's API, so what means something in paths and URLs is no name.
@@ -223,6 +260,8 @@ impl Command {
         match self {
             Command::Shell(text) => text.contains('\0'),
             Command::Exec(words) => words.iter().any(|word| word.contains('\0')),
+            // Its paths were looked at.
+            Command::Build { .. } => false,
         }
     }
 }
@@ -236,7 +275,7 @@ impl<'de> Deserialize<'de> for Command {
             type Value = Command;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a command: a string for /bin/sh -c, or a list of strings to execute")
+                f.write_str("a command: a string for /bin/sh -c, or a list of strings to execute, or a build")
             }
 
             fn visit_str<E: de::Error>(self, text: &str) -> Result<Command, E> {
@@ -249,6 +288,18 @@ impl<'de> Deserialize<'de> for Command {
                     words.push(word);
                 }
                 Ok(Command::Exec(words))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Command, A::Error> {
+                let mut build = None;
+                while let Some(name) = map.next_key::<String>()? {
+                    match name.as_str() {
+                        "build" if build.is_none() => build = Some(map.next_value()?),
+                        other => return Err(de::Error::unknown_field(other, &["build"])),
+                    }
+                }
+                let build = build.ok_or_else(|| de::Error::missing_field("build"))?;
+                Ok(Command::Build { build })
             }
         }
 

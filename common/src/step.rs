@@ -19,7 +19,9 @@ pub enum StepEvent {
     },
     Started {
         container: String,
-        image_digest: String,
+        /// Null for a build, whose image there is at its end.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        image_digest: Option<String>,
         engine: String,
         /// Why this engine, where the worker had the choice.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -49,6 +51,12 @@ pub enum StepEvent {
         signal: Option<u8>,
         cpu_ms: Option<u64>,
         peak_memory_bytes: Option<u64>,
+        /// The image that a build has made.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        image_digest: Option<String>,
+        /// Where a build failed: line and instruction of the Dockerfile.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        message: Option<String>,
     },
     TimedOut {
         took_ms: u64,
@@ -91,12 +99,12 @@ impl StepEvent {
             | StepEvent::Dropped { .. }
             | StepEvent::Gap { .. }
             | StepEvent::Artifacts(_) => None,
-            StepEvent::Exited { exit_code, oom, took_ms, .. } => Some(StepEnd {
+            StepEvent::Exited { exit_code, oom, took_ms, message, .. } => Some(StepEnd {
                 verdict: if *exit_code == 0 { Verdict::Passed } else { Verdict::Not(Reason::CommandFailed) },
                 exit_code: Some(*exit_code),
                 oom: *oom,
                 took_ms: *took_ms,
-                message: None,
+                message: message.clone(),
                 hint: None,
             }),
             StepEvent::TimedOut { took_ms, exit_code } => {

@@ -47,7 +47,7 @@ impl Story {
         let said = [
             StepEvent::Started {
                 container: String::new(),
-                image_digest: String::new(),
+                image_digest: Some(String::new()),
                 engine: String::new(),
                 engine_why: None,
             },
@@ -58,6 +58,8 @@ impl Story {
                 signal: None,
                 cpu_ms: None,
                 peak_memory_bytes: None,
+                image_digest: None,
+                message: None,
             },
         ];
         for (position, said) in (1..).zip(said) {

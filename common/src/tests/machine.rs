@@ -39,10 +39,12 @@ fn any_said() -> impl Strategy<Value = StepEvent> {
         signal: None,
         cpu_ms: None,
         peak_memory_bytes: None,
+        image_digest: None,
+        message: None,
     };
     let started = StepEvent::Started {
         container: "c".to_owned(),
-        image_digest: "sha256:0".to_owned(),
+        image_digest: Some("sha256:0".to_owned()),
         engine: "fake".to_owned(),
         engine_why: None,
     };

@@ -90,7 +90,7 @@ impl Story {
         });
         let started = StepEvent::Started {
             container: "c".to_owned(),
-            image_digest: "sha256:0".to_owned(),
+            image_digest: Some("sha256:0".to_owned()),
             engine: "fake".to_owned(),
             engine_why: None,
         };
@@ -116,6 +116,8 @@ impl Story {
             signal: None,
             cpu_ms: None,
             peak_memory_bytes: None,
+            image_digest: None,
+            message: None,
         };
         self.worker_says(id, attempt, n, 100, said);
     }

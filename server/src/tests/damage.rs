@@ -48,7 +48,7 @@ fn facts(run: RunNumber, key: RunKey) -> Vec<RunFact> {
         facts.push(asked);
         let started = StepEvent::Started {
             container: "c".to_owned(),
-            image_digest: "sha256:0".to_owned(),
+            image_digest: Some("sha256:0".to_owned()),
             engine: "fake".to_owned(),
             engine_why: None,
         };
@@ -59,6 +59,8 @@ fn facts(run: RunNumber, key: RunKey) -> Vec<RunFact> {
             signal: None,
             cpu_ms: None,
             peak_memory_bytes: None,
+            image_digest: None,
+            message: None,
         };
         for (position, said) in [(1, started), (2, exited)] {
             let step = step.clone();

@@ -1,6 +1,7 @@
 //! Whole-system stories, and what concerns more than one module.
 
 mod auto;
+mod builds;
 mod crash;
 mod damage;
 mod descriptor;

@@ -12,13 +12,21 @@ fn spec() -> StepSpec {
 }
 
 fn exited() -> StepEvent {
-    let (signal, cpu_ms, peak_memory_bytes) = (None, None, None);
-    StepEvent::Exited { exit_code: 0, oom: false, took_ms: 1, signal, cpu_ms, peak_memory_bytes }
+    StepEvent::Exited {
+        exit_code: 0,
+        oom: false,
+        took_ms: 1,
+        signal: None,
+        cpu_ms: None,
+        peak_memory_bytes: None,
+        image_digest: None,
+        message: None,
+    }
 }
 
 fn begin(folder: &Path, cap_bytes: u64) -> Writer {
     let mut writer = open(Spool::create(folder, &spec()).unwrap(), cap_bytes);
-    let (container, image_digest, engine) = ("c".to_owned(), "d".to_owned(), "e".to_owned());
+    let (container, image_digest, engine) = ("c".to_owned(), Some("d".to_owned()), "e".to_owned());
     writer.say(&StepEvent::Started { container, image_digest, engine, engine_why: None }).unwrap();
     writer
 }

@@ -11,7 +11,26 @@ const MESSAGE_CHARS: usize = 4000;
 
 pub(super) fn exited(exit: Exit, took_ms: u64) -> StepEvent {
     let Exit { code: exit_code, oom, signal, cpu_ms, peak_memory_bytes } = exit;
-    StepEvent::Exited { exit_code, oom, took_ms, signal, cpu_ms, peak_memory_bytes }
+    let (image_digest, message) = (None, None);
+    StepEvent::Exited { exit_code, oom, took_ms, signal, cpu_ms, peak_memory_bytes, image_digest, message }
+}
+
+/// A build that came to its end: with the image, or with what failed and where.
+pub(super) fn built(made: Result<String, (u8, Option<String>)>, took_ms: u64) -> StepEvent {
+    let (exit_code, image_digest, message) = match made {
+        Ok(image) => (0, Some(image), None),
+        Err((code, at)) => (code, None, at.map(|at| at.chars().take(MESSAGE_CHARS).collect())),
+    };
+    StepEvent::Exited {
+        exit_code,
+        oom: false,
+        took_ms,
+        signal: None,
+        cpu_ms: None,
+        peak_memory_bytes: None,
+        image_digest,
+        message,
+    }
 }
 
 pub(super) fn decision_event(decision: Decision, took_ms: u64, exit_code: Option<u8>) -> StepEvent {

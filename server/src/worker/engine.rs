@@ -33,7 +33,7 @@ use tokio::sync::{mpsc, watch};
 use super::sources::Tree;
 
 pub(crate) use auto::{Auto, Choice, Which};
-pub(crate) use docker::{Deadlines, Docker, DockerFacts};
+pub(crate) use docker::{Builds, Deadlines, Docker, DockerFacts};
 pub(crate) use fake::Fake;
 pub(crate) use native::{ARGUMENT as NATIVE_LAUNCHER, Native, Place as NativePlace, launch};
 
@@ -42,6 +42,9 @@ const AHEAD: usize = 3;
 
 /// What package managers, `su` and test suites need, and nothing that reaches out of the container.
 const CAPABILITIES: [&str; 6] = ["CHOWN", "DAC_OVERRIDE", "FOWNER", "KILL", "SETGID", "SETUID"];
+
+/// A step that has no container is not asked of an engine.
+const NO_COMMAND: &str = "a builder makes images";
 
 /// Processes and threads at once, unless the spec says otherwise: a fork bomb ends here.
 const PIDS: u32 = 1024;
@@ -82,7 +85,8 @@ pub(crate) struct Job {
 /// A container that was started, and what happens in it.
 pub(crate) struct Running {
     pub(crate) container: String,
-    pub(crate) image_digest: String,
+    /// None where the image is still to be made.
+    pub(crate) image_digest: Option<String>,
     /// How long ago it started.
     pub(crate) age: Duration,
     /// Then its age is how long it ran.
@@ -96,6 +100,15 @@ pub(crate) enum Happening {
     /// Something may be missing here.
     Gap,
     Exited(Exit),
+    /// A build has made this image, and given it its name.
+    Made(String),
+    /// A build came to its end without an image, where the Dockerfile or its files are to blame.
+    NotMade {
+        /// Never 0.
+        code: u8,
+        /// Line and instruction.
+        at: Option<String>,
+    },
     /// What became of the container is not known for certain.
     Lost {
         fault: Fault,

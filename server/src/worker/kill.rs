@@ -104,7 +104,7 @@ impl<'a> Kill<'a> {
     }
 
     fn send(&mut self, signal: Signal) {
-        self.sending = Some((signal, Box::pin(self.steps.engine().signal(self.step, signal))));
+        self.sending = Some((signal, Box::pin(self.steps.signal(self.step, signal))));
     }
 }
 

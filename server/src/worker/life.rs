@@ -14,8 +14,9 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::age;
-use super::ends::{decision_event, disk_fault, errored, exited, words};
-use super::engine::{Fault, Happening, Job, Running};
+use super::builder::Order;
+use super::ends::{built, decision_event, disk_fault, errored, exited, words};
+use super::engine::{Fault, Happening, Job, News, Running};
 use super::kill::Kill;
 use super::queue::Slot;
 use super::sources::Tree;
@@ -63,7 +64,13 @@ impl Life {
     pub(super) async fn live(self, begun: bool) {
         let mut slot = None;
         match self.go(&mut slot, begun).await {
-            Done::HandedOver => self.pen.put_down().await,
+            Done::HandedOver => {
+                if self.spec.build().is_some() {
+                    // The next worker cannot take it over, and begins it again.
+                    self.steps.builder().remove(&self.step.id).await;
+                }
+                self.pen.put_down().await;
+            }
             Done::Ended(event) => match Box::pin(self.take_artifacts(&event)).await {
                 Ok(artifacts) => Box::pin(self.end(event, artifacts, slot, begun)).await,
                 Err(Left) => self.pen.put_down().await,
@@ -131,11 +138,24 @@ impl Life {
         if decided.is_some() {
             self.step.settle();
         }
-        if begun && let Some(done) = Box::pin(self.go_on(slot, &mut decided)).await? {
+        let order = self.order();
+        if begun
+            && order.is_none()
+            && let Some(done) = Box::pin(self.go_on(slot, &mut decided)).await?
+        {
             return Ok(done);
         }
         if let Some(decision) = decided {
             return Ok(Done::Ended(decision_event(decision, 0, None)));
+        }
+        if let Some(order) = &order {
+            if self.step.spool.phase() == Phase::Running {
+                // It ended with the worker that had begun it. What was built by then is not built again.
+                self.pen.say(StepEvent::Gap { bytes: None }).await?;
+            }
+            if let Some(running) = Box::pin(self.steps.builder().look(order)).await {
+                return Box::pin(self.watch(running, None)).await;
+            }
         }
         match self.queue().await {
             Ok(taken) => *slot = Some(taken),
@@ -171,7 +191,7 @@ impl Life {
 
     /// In its slot: image, container, end.
     async fn run(&self) -> io::Result<Done> {
-        if self.spec.source.is_some() && self.tree.is_none() {
+        if self.spec.tree().is_some() && self.tree.is_none() {
             let fault = Fault::new(
                 Reason::UnknownTree,
                 "the source of this step went while no worker ran",
@@ -179,10 +199,18 @@ impl Life {
             );
             return Ok(Done::Ended(errored(fault, 0, None)));
         }
-        let image_digest = match self.prepare().await? {
+        let (tell, news) = watch::channel(None);
+        if let Some(order) = self.order() {
+            return match self.prepare(news, self.steps.builder().build(&order, &tell)).await? {
+                Ok(running) => self.watch(running, None).await,
+                Err(stopped) => Ok(stopped.done()),
+            };
+        }
+        let image_digest = match self.prepare(news, self.steps.engine().prepare(&self.spec, &tell)).await? {
             Ok(digest) => digest,
             Err(stopped) => return Ok(stopped.done()),
         };
+        self.steps.builder().note_use(&image_digest);
         let job = Job {
             step: self.step.id.clone(),
             spec: self.spec.clone(),
@@ -294,17 +322,29 @@ impl Life {
         }
     }
 
-    async fn prepare(&self) -> io::Result<Result<String, Stopped>> {
-        let engine = self.steps.engine();
-        let (tell, mut news) = watch::channel(None);
-        let mut prepared = std::pin::pin!(engine.prepare(&self.spec, &tell));
+    /// The image that is to be made, where it is no command and its source is here.
+    fn order(&self) -> Option<Order> {
+        Some(Order {
+            step: self.step.id.clone(),
+            image: self.spec.image.clone(),
+            build: self.spec.build()?.clone(),
+            tree: self.tree.clone()?,
+        })
+    }
+
+    async fn prepare<T>(
+        &self,
+        mut news: watch::Receiver<Option<News>>,
+        preparing: impl Future<Output = Result<T, Fault>>,
+    ) -> io::Result<Result<T, Stopped>> {
+        let mut prepared = std::pin::pin!(preparing);
         loop {
             tokio::select! {
                 biased;
                 () = self.hand_over.cancelled() => return Ok(Err(Stopped::HandOver)),
                 reason = self.step.asked_to_stop() => return Ok(Err(Stopped::Asked(reason))),
                 result = &mut prepared => return Ok(result.map_err(Stopped::Fault)),
-                // `tell` lives as long as this loop.
+                // Its sender lives as long as this loop.
                 Ok(()) = news.changed() => {
                     let latest = news.borrow_and_update().clone();
                     if let Some(latest) = latest {
@@ -319,8 +359,11 @@ impl Life {
         }
     }
 
-    async fn say_started(&self, container: String, image_digest: String) -> io::Result<()> {
-        let (engine, engine_why) = self.steps.engine().of(&self.step.id);
+    async fn say_started(&self, container: String, image_digest: Option<String>) -> io::Result<()> {
+        let (engine, engine_why) = match self.spec.build() {
+            Some(_) => (self.steps.builder().name(), None),
+            None => self.steps.engine().of(&self.step.id),
+        };
         let engine = engine.to_owned();
         self.pen.say(StepEvent::Started { container, image_digest, engine, engine_why }).await
     }
@@ -372,6 +415,18 @@ impl Life {
                         None => exited(exit, took_ms()),
                     }));
                 }
+                Some(Happening::Made(image)) => {
+                    return Ok(Done::Ended(match kill.decision() {
+                        Some(decision) => decision_event(decision, took_ms(), Some(0)),
+                        None => built(Ok(image), took_ms()),
+                    }));
+                }
+                Some(Happening::NotMade { code, at }) => {
+                    return Ok(Done::Ended(match kill.decision() {
+                        Some(decision) => decision_event(decision, took_ms(), Some(code)),
+                        None => built(Err((code, at)), took_ms()),
+                    }));
+                }
                 Some(Happening::Lost { fault, exit_code }) => {
                     return Ok(Done::Ended(match kill.decision() {
                         // It is gone, which is what was decided.
@@ -416,7 +471,7 @@ impl Life {
         let Life { steps, step, pen, .. } = self;
         // Without a slot it never came to a container, unless under an earlier worker.
         let had_container = begun || slot.is_some();
-        let remove = async || if had_container { steps.engine().remove(&step.id).await } else { Ok(()) };
+        let remove = async || if had_container { steps.remove(&step.id).await } else { Ok(()) };
         let (written, is_written) = oneshot::channel();
         let record = async {
             let recorded = pen.end(artifacts, event.clone(), written).await;

@@ -6,6 +6,7 @@
 pub(crate) mod age;
 mod api;
 mod artifacts;
+mod builder;
 mod disk;
 mod ends;
 mod engine;
@@ -36,7 +37,8 @@ use crate::error::SetupError;
 use crate::http;
 use crate::limits;
 use crate::signals::Stop;
-use engine::{Auto, Engine, Fault, Native, NativePlace};
+use builder::Builder;
+use engine::{Auto, Builds, Engine, Fault, Native, NativePlace};
 use sources::Sources;
 use steps::{Capacity, Steps};
 
@@ -188,6 +190,9 @@ pub(crate) struct Setup {
     /// Where the sources of steps lie, for all workers of the data directory, and how much they may take.
     source_cache: PathBuf,
     pub(crate) source_cache_bytes: u64,
+    /// Where it is written down which images were built, for all workers of the data directory, and its instance.
+    build_cache: PathBuf,
+    owner: String,
     pub(crate) patience: Patience,
     pub(crate) deadlines: Deadlines,
 }
@@ -272,6 +277,8 @@ impl Setup {
             spool_bytes: limits::SPOOL_BYTES,
             source_cache: data.path().join("cache").join("sources"),
             source_cache_bytes: limits::SOURCE_CACHE_BYTES,
+            build_cache: data.path().join("cache").join("builds"),
+            owner: data.instance().to_owned(),
             patience: Patience::default(),
             deadlines: Deadlines::default(),
         }
@@ -296,9 +303,13 @@ impl Worker {
         let (max_output_bytes, spool_bytes) = (setup.max_output_bytes, setup.spool_bytes);
         let (source_cache, source_cache_bytes) = (setup.source_cache, setup.source_cache_bytes);
         let unusable = |error: std::io::Error| unusable(&folder.path, &error);
-        let engine = match engine {
+        let builder = |docker| {
+            Builds::open(docker, &setup.build_cache, &setup.owner).map(Builder::Docker).map_err(unusable)
+        };
+        let (engine, builder) = match engine {
             EngineChoice::Docker { host } => {
-                Engine::Docker(Docker::new(host.as_deref(), &instance, slots, allow_caps, setup.deadlines))
+                let docker = Docker::new(host.as_deref(), &instance, slots, allow_caps, setup.deadlines);
+                (Engine::Docker(docker.clone()), builder(docker)?)
             }
             EngineChoice::Auto(choice) => {
                 let (host, caps) = (choice.docker_host.as_deref(), allow_caps.clone());
@@ -306,22 +317,24 @@ impl Worker {
                 let cache = choice.cache.clone();
                 let place = choice.place(docker.clone(), &folder.path, instance, slots, allow_caps);
                 let native = Native::new(place).map_err(unusable)?;
-                Engine::Auto(Auto::new(docker, native, &cache).map_err(unusable)?)
+                let builder = builder(docker.clone())?;
+                (Engine::Auto(Auto::new(docker, native, &cache).map_err(unusable)?), builder)
             }
             EngineChoice::Native(choice) => {
                 let host = choice.docker_host.as_deref();
                 let docker = Docker::new(host, &instance, slots, Vec::new(), setup.deadlines);
+                let builder = builder(docker.clone())?;
                 let place = choice.place(docker, &folder.path, instance, slots, allow_caps);
-                Engine::Native(Native::new(place).map_err(unusable)?)
+                (Engine::Native(Native::new(place).map_err(unusable)?), builder)
             }
-            EngineChoice::Fake(fake) => Engine::Fake(fake),
+            EngineChoice::Fake(fake) => (Engine::Fake(fake.clone()), Builder::Fake(fake)),
         };
         let capacity = Capacity { slots, max_output_bytes, spool_bytes };
         let address = listener.local_addr().map_err(unusable)?;
         let (path, patience) = (folder.path.clone(), setup.patience);
         let opened = tokio::task::spawn_blocking(move || {
             let sources = Sources::open(&source_cache, source_cache_bytes)?;
-            let steps = Steps::open(&path, engine, sources, capacity, patience)?;
+            let steps = Steps::open(&path, engine, builder, sources, capacity, patience)?;
             if let Err(error) = steps.keep_reserve() {
                 tracing::warn!("no room could be kept for the ends of steps: {error}");
             }

@@ -13,9 +13,10 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::builder::Builder;
 use super::disk;
 use super::ends::errored;
-use super::engine::{Engine, Fault};
+use super::engine::{Engine, Fault, Signal};
 use super::life::Life;
 use super::queue::{Slot, Slots};
 use super::records::Records;
@@ -91,6 +92,7 @@ pub(crate) struct Steps(Arc<Inner>);
 struct Inner {
     records: Records,
     engine: Engine,
+    builder: Builder,
     sources: Sources,
     slots: Slots,
     capacity: Capacity,
@@ -108,6 +110,7 @@ impl Steps {
     pub(crate) fn open(
         worker: &Path,
         engine: Engine,
+        builder: Builder,
         sources: Sources,
         capacity: Capacity,
         patience: Patience,
@@ -115,6 +118,7 @@ impl Steps {
         Ok(Steps(Arc::new(Inner {
             records: Records::open(worker, capacity.spool_bytes)?,
             engine,
+            builder,
             sources,
             slots: Slots::new(capacity.slots),
             capacity,
@@ -130,6 +134,22 @@ impl Steps {
 
     pub(crate) fn engine(&self) -> &Engine {
         &self.0.engine
+    }
+
+    pub(crate) fn builder(&self) -> &Builder {
+        &self.0.builder
+    }
+
+    /// To the step's container. A build has none of its own: it is stopped at once, and whatever it is told.
+    pub(super) async fn signal(&self, step: &StepId, signal: Signal) -> Result<(), Fault> {
+        self.0.builder.stop(step);
+        self.0.engine.signal(step, signal).await
+    }
+
+    /// What is left of the step.
+    pub(super) async fn remove(&self, step: &StepId) -> Result<(), Fault> {
+        self.0.builder.remove(step).await;
+        self.0.engine.remove(step).await
     }
 
     pub(crate) fn sources(&self) -> &Sources {
@@ -221,8 +241,8 @@ impl Steps {
             return Err(NotTaken::Draining);
         }
         let tree = self.tree_of(&spec);
-        if let (Some(source), None) = (&spec.source, &tree) {
-            return Err(NotTaken::UnknownTree(source.tree.clone()));
+        if let (Some(wanted), None) = (spec.tree(), &tree) {
+            return Err(NotTaken::UnknownTree(wanted.clone()));
         }
         let begun = self.0.trouble.wrote(records.folder(), records.begin(&id, &spec));
         let spool = begun.map_err(NotTaken::DiskFull)?;
@@ -236,7 +256,7 @@ impl Steps {
 
     /// The tree that a step is to run on, where it is here: in use from now on.
     fn tree_of(&self, spec: &StepSpec) -> Option<Arc<Tree>> {
-        spec.source.as_ref().and_then(|source| self.0.sources.tree(&source.tree))
+        spec.tree().and_then(|tree| self.0.sources.tree(tree))
     }
 
     fn begin(&self, step: Arc<Step>, spec: StepSpec, tree: Option<Arc<Tree>>, begun: bool) {
@@ -266,7 +286,7 @@ impl Steps {
             "the worker's log says more; please report it with that log",
         );
         let event = errored(fault, 0, None);
-        if let Err(fault) = self.0.engine.remove(&step.id).await {
+        if let Err(fault) = self.remove(&step.id).await {
             tracing::warn!(step = %step.id, "the container is left for the next sweep: {fault}");
         }
         let pen = Pen::new(step.spool.clone(), self.0.records.meter(), cap_bytes);

@@ -18,7 +18,7 @@ use super::Run;
 use super::clock::Clock;
 use super::log::{LogError, now_ms};
 use super::replay::Replay;
-use super::source::read_spec;
+use super::source::{another_build, read_spec};
 use super::step::{Before, Step, StepDone};
 use crate::boss::attempt_tests;
 use crate::boss::output::{Output, OutputId, Stored};
@@ -338,6 +338,13 @@ impl Attempt {
     /// Python called `run(...)`: records it, and starts to follow it. What is known already is done at once.
     async fn ask(&mut self, call: u64, worker: String, spec: serde_json::Value) -> Result<(), LogError> {
         let spec = match read_spec(spec, &self.run.source) {
+            Ok(spec) => match self.run.log.look(|state| another_build(state, &worker, &spec)).await {
+                None => Ok(spec),
+                Some(problem) => Err(problem),
+            },
+            Err(problem) => Err(problem),
+        };
+        let spec = match spec {
             Ok(spec) => spec,
             Err(problem) => {
                 self.done.insert(call, StepDone::never_asked(problem));

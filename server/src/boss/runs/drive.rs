@@ -101,10 +101,16 @@ impl Run {
         self.log.look(|state| state.cancel_asked && pending(state)).await
     }
 
-    /// The image that a name meant first in this run, on this worker.
+    /// The image that a name means in this run, on this worker: what was built by it, else what it meant first.
     pub(super) fn pin(&self, worker: &str, image: &str) -> Option<String> {
         let pins = self.pins.lock().expect("no panic under this lock");
         pins.get(&(worker.to_owned(), image.to_owned())).cloned()
+    }
+
+    /// From now on the name means what was built by it, whatever it meant before.
+    pub(super) fn pin_built(&self, worker: &str, image: &str, digest: &str) {
+        let mut pins = self.pins.lock().expect("no panic under this lock");
+        pins.insert((worker.to_owned(), image.to_owned()), digest.to_owned());
     }
 
     /// Records what a name meant. False where it meant something else before.

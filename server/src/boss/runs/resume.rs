@@ -163,10 +163,13 @@ pub(super) fn code_of(stored: StoredCode) -> Code {
     }
 }
 
-/// Which image each name meant first, as the log has it.
+/// Which image each name means, as the log has it: what was built by it last, else what it meant first.
 pub(super) fn pins_of(state: &RunState) -> HashMap<(String, String), String> {
     let mut pins = HashMap::new();
-    for step in state.tasks().flat_map(|task| &task.attempts).flat_map(|attempt| &attempt.steps) {
+    let steps = state.tasks().flat_map(|task| &task.attempts).flat_map(|attempt| &attempt.steps);
+    let (mut builds, commands): (Vec<_>, Vec<_>) = steps.partition(|step| step.spec.build().is_some());
+    builds.sort_by_key(|step| std::cmp::Reverse(step.ended));
+    for step in builds.into_iter().chain(commands) {
         if let Some(digest) = &step.image_digest {
             let name = (step.worker.clone(), step.spec.image.clone());
             pins.entry(name).or_insert_with(|| digest.clone());

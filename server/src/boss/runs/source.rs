@@ -1,7 +1,7 @@
-//! The source of a run: a snapshot that is taken when the run begins, if its pipedef speaks of `source_at`, and that all
-//! of its steps see, also those of a re-run and those after a restart.
+//! The source of a run: a snapshot that is taken when the run begins, if its pipedef speaks of `source_at` or builds an
+//! image, and that all of its steps see, also those of a re-run and those after a restart.
 
-use common::{Problem, Reason, RunKey, RunNumber, RunSource, SourceAt, StepSpec};
+use common::{Problem, Reason, RunKey, RunNumber, RunSource, RunState, SourceAt, StepSpec, TreeId};
 use std::sync::Arc;
 
 use super::{All, Run};
@@ -12,8 +12,11 @@ use crate::boss::workers::WorkerAddress;
 use crate::joined::joined;
 use crate::source::{Source, SourceError, snapshot};
 
-/// What an author writes to have the source. Where no text of a run has the word, nothing is looked at.
-const WORD: &str = "source_at";
+/// What an author writes to have the source. Where no text of a run has one of these, nothing is looked at.
+const WORDS: [&str; 3] = [AT, "build(", "build as "];
+
+/// An argument of `run(...)`, and no part of a spec.
+const AT: &str = "source_at";
 
 /// What a run has of its source.
 #[derive(Debug)]
@@ -48,19 +51,24 @@ impl Taken {
 
     /// What a step gets that is to see the source in this folder of its container.
     fn at(&self, at: serde_json::Value) -> Result<SourceAt, Problem> {
+        let tree = self.tree()?;
+        match at {
+            serde_json::Value::String(at) => Ok(SourceAt { tree: tree.clone(), at }),
+            other => Err(Problem::new(
+                format!("run(...) was called with source_at={other}"),
+                "name a folder of the container, such as \"/app\"",
+            )),
+        }
+    }
+
+    fn tree(&self) -> Result<&TreeId, Problem> {
         match self {
-            Taken::Here(source) => match at {
-                serde_json::Value::String(at) => Ok(SourceAt { tree: source.tree.clone(), at }),
-                other => Err(Problem::new(
-                    format!("run(...) was called with source_at={other}"),
-                    "name a folder of the container, such as \"/app\"",
-                )),
-            },
+            Taken::Here(source) => Ok(&source.tree),
             Taken::Not(problem) => Err(problem.clone()),
             Taken::NotWanted => Err(lost(
-                "no snapshot was taken when the run began: no text that was read then has the word source_at"
+                "no snapshot was taken when the run began: no text that was read then has source_at or build(...)"
                     .into(),
-                "write source_at=... in the pipedef, or in a module that it imports outside of its tasks",
+                "write it in the pipedef, or in a module that it imports outside of its tasks",
             )),
         }
     }
@@ -140,17 +148,33 @@ impl Run {
 }
 
 fn speaks_of_source(code: &Code) -> bool {
-    code.files.values().any(|text| text.contains(WORD))
+    code.files.values().any(|text| WORDS.iter().any(|word| text.contains(word)))
 }
 
 /// What a call of `run(...)` asks for, or what is wrong with it: the pipedef's mistake, unless it has another reason.
 pub(super) fn read_spec(mut spec: serde_json::Value, source: &Taken) -> Result<StepSpec, Problem> {
-    let hint = "change that call of run(...) in the pipedef";
-    let at = spec.as_object_mut().and_then(|spec| spec.remove(WORD));
+    let hint = "change that call of run(...) or build(...) in the pipedef";
+    let at = spec.as_object_mut().and_then(|spec| spec.remove(AT));
+    // Which tree it is, only the run says.
+    if let Some(build) = spec.pointer_mut("/command/build").and_then(serde_json::Value::as_object_mut) {
+        build.insert("tree".to_owned(), source.tree()?.as_str().into());
+    }
     let mut spec: StepSpec = serde_json::from_value(spec)
         .map_err(|error| Problem::new(format!("run(...) was called with {error}"), hint))?;
-    // Which tree it is, only the run says.
     spec.source = at.map(|at| source.at(at).map(Box::new)).transpose()?;
     spec.check().map_err(|problem| Problem::new(problem.to_string(), hint))?;
     Ok(spec.identity())
+}
+
+/// Within a run a name is built of one thing only: else it would depend on which came last what later steps run on.
+pub(super) fn another_build(state: &RunState, worker: &str, spec: &StepSpec) -> Option<Problem> {
+    let build = spec.build()?;
+    let steps = state.tasks().flat_map(|task| &task.attempts).flat_map(|attempt| &attempt.steps);
+    let same = steps.filter(|step| step.worker == worker && step.spec.image == spec.image);
+    let other = same.filter_map(|step| step.spec.build()).find(|other| *other != build)?;
+    let error = format!(
+        "this run builds {:?} of {} in {:?} already, and not of {} in {:?}",
+        spec.image, other.dockerfile, other.context, build.dockerfile, build.context
+    );
+    Some(Problem::new(error, "give each image that build(...) makes a name of its own"))
 }

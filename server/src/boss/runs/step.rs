@@ -141,7 +141,7 @@ impl Step {
         in_queue: &mut InQueue<'_>,
     ) -> Result<Result<StepEnd, Trouble>, LogError> {
         // One that is cancelled by now only is to be ended, if it ever began.
-        if self.spec.source.is_none() || self.cancel.is_cancelled() {
+        if self.spec.tree().is_none() || self.cancel.is_cancelled() {
             return self.listen(worker, position, in_queue).await;
         }
         for again in [false, true] {
@@ -175,7 +175,9 @@ impl Step {
         let mut spec = self.spec.clone();
         spec.id = Some(self.id.clone());
         spec.allow_no_tests = false;
-        spec.image_digest = self.run.pin(&self.worker, &spec.image);
+        if spec.build().is_none() {
+            spec.image_digest = self.run.pin(&self.worker, &spec.image);
+        }
         let Before { logged, stored, .. } = self.before;
         let mut place = stored.next;
         let mut followed =
@@ -208,17 +210,21 @@ impl Step {
                     self.output
                         .mark(Mark::Gap { step: self.id.clone(), bytes: *bytes, position: at }, now_ms());
                 }
-                StepEvent::Started { image_digest, .. } => {
+                StepEvent::Started { image_digest: Some(image_digest), .. } => {
                     if !self.run.set_pin(&self.worker, &self.spec.image, image_digest) {
                         return Ok(Err(self.image_changed()));
                     }
                 }
+                StepEvent::Exited { image_digest: Some(image_digest), .. } => {
+                    self.run.pin_built(&self.worker, &self.spec.image, image_digest);
+                }
                 StepEvent::Queued
                 | StepEvent::Preparing { .. }
+                | StepEvent::Started { image_digest: None, .. }
                 | StepEvent::Dropped { .. }
                 | StepEvent::Gap { .. }
                 | StepEvent::Artifacts(_)
-                | StepEvent::Exited { .. }
+                | StepEvent::Exited { image_digest: None, .. }
                 | StepEvent::TimedOut { .. }
                 | StepEvent::Cancelled { .. }
                 | StepEvent::Errored { .. } => {}

@@ -5,8 +5,10 @@
 //! read from `inspect` alone; `wait` only says when to look (on a container that was not yet started it answers
 //! 0 at once). Nothing is removed by Docker itself. Nothing here decides that a step is to end.
 
+mod archive;
 mod artifacts;
 mod body;
+mod build;
 mod client;
 mod clock;
 mod deadlines;
@@ -38,6 +40,7 @@ use crate::limits;
 use client::Trouble;
 use output::Output;
 
+pub(crate) use build::Builds;
 pub(crate) use deadlines::Deadlines;
 pub(crate) use facts::DockerFacts;
 pub(crate) use save::{ImageConfig, ImageFacts};
@@ -154,7 +157,7 @@ impl Docker {
             drop(self.remove_named(&client, &container).await);
         }
         let happenings = self.watch(client, container.clone(), started?);
-        let image_digest = job.image_digest.clone();
+        let image_digest = Some(job.image_digest.clone());
         let container = short(container);
         Ok(Running { container, image_digest, age: Duration::ZERO, has_ended: false, happenings })
     }
@@ -213,7 +216,7 @@ impl Docker {
         let container = found.id.unwrap_or_else(|| name.to_owned());
         // Whether it still runs or not, and what to make of that, is seen by the one who watches it.
         let happenings = self.watch(client.clone(), container.clone(), Output::Broken);
-        let (container, image_digest) = (short(container), found.image.unwrap_or_default());
+        let (container, image_digest) = (short(container), Some(found.image.unwrap_or_default()));
         Ok(Some(Running { container, image_digest, age, has_ended, happenings }))
     }
 

@@ -4,6 +4,7 @@
 //! made them, so that a second worker in the same process finds those of the first. Every image exists, but for
 //! `fake-missing`, `fake-denied` and `fake-endless`, which is being pulled for ever.
 
+mod build;
 mod script;
 
 use bytes::Bytes;
@@ -30,10 +31,14 @@ struct World {
     containers: Mutex<HashMap<String, Arc<Container>>>,
     away: AtomicBool,
     started: AtomicUsize,
+    /// Images that were built: by their names, the last one; and all.
+    named: Mutex<HashMap<String, String>>,
+    built: Mutex<HashSet<String>>,
 }
 
 struct Container {
-    image_digest: String,
+    /// None in one that builds.
+    image_digest: Option<String>,
     workdir: String,
     /// What was written, by path from the root.
     files: Mutex<BTreeMap<String, Bytes>>,
@@ -84,8 +89,12 @@ impl Fake {
         news: &watch::Sender<Option<News>>,
     ) -> Result<String, Fault> {
         self.check()?;
-        let digest: String = Sha256::digest(&spec.image).iter().map(|byte| format!("{byte:02x}")).collect();
-        let digest = format!("sha256:{digest}");
+        let pinned = spec.image_digest.as_ref().filter(|digest| lock(&self.0.built).contains(*digest));
+        if let Some(pinned) = pinned {
+            return Ok(pinned.clone());
+        }
+        let named = lock(&self.0.named).get(&spec.image).cloned();
+        let digest = named.unwrap_or_else(|| digest(&[spec.image.as_bytes()]));
         match spec.image.as_str() {
             "fake-missing" => Err(Fault::no_such_image("fake", &spec.image, "")),
             "fake-denied" => Err(Fault::new(Reason::PullDenied, "the registry says no", "log in")),
@@ -112,27 +121,27 @@ impl Fake {
         if let Some(running) = self.adopt(&job.step)? {
             return Ok(running);
         }
+        let workdir = job.spec.workdir.as_deref().unwrap_or("/");
+        Ok(self.begin(&job.step, Some(job.image_digest.clone()), workdir, acts))
+    }
+
+    fn begin(&self, step: &StepId, image_digest: Option<String>, workdir: &str, acts: Vec<Act>) -> Running {
         self.0.started.fetch_add(1, Ordering::SeqCst);
         let (listener, happenings) = mpsc::channel(AHEAD);
         let container = Arc::new(Container {
-            image_digest: job.image_digest.clone(),
-            workdir: job.spec.workdir.clone().unwrap_or_else(|| "/".to_owned()),
+            image_digest: image_digest.clone(),
+            workdir: workdir.to_owned(),
             files: Mutex::default(),
             began: Instant::now(),
             signal: watch::Sender::new(None),
             ear: Mutex::new(Ear { listener: Some(listener), ended: None }),
             hangs: AtomicBool::new(false),
         });
-        lock(&self.0.containers).insert(job.step.to_string(), container.clone());
-        let (world, step) = (self.clone(), job.step.to_string());
-        tokio::spawn(async move { container.play(&world, &step, acts).await });
-        Ok(Running {
-            container: format!("fake-{}", job.step),
-            image_digest: job.image_digest.clone(),
-            age: Duration::ZERO,
-            has_ended: false,
-            happenings,
-        })
+        lock(&self.0.containers).insert(step.to_string(), container.clone());
+        let (world, name) = (self.clone(), step.to_string());
+        tokio::spawn(async move { container.play(&world, &name, acts).await });
+        let container = format!("fake-{step}");
+        Running { container, image_digest, age: Duration::ZERO, has_ended: false, happenings }
     }
 
     pub(super) fn adopt(&self, step: &StepId) -> Result<Option<Running>, Fault> {
@@ -315,6 +324,11 @@ impl Container {
             drop(listener.send(happening).await);
         }
     }
+}
+
+fn digest(of: &[&[u8]]) -> String {
+    let hex = Sha256::digest(of.concat()).iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    format!("sha256:{hex}")
 }
 
 /// Held for a few instructions only, never over an await.

@@ -44,7 +44,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
-use super::{Docker, Fault, Job, News, Running, Signal, fair_memory_bytes};
+use super::{Docker, Fault, Job, NO_COMMAND, News, Running, Signal, fair_memory_bytes};
 use crate::worker::disk;
 use ahead::Ahead;
 use files::SHM_BYTES;
@@ -228,6 +228,7 @@ impl Native {
         match &spec.command {
             Command::Shell(text) => words.extend(["/bin/sh", "-c", text].map(str::to_owned)),
             Command::Exec(more) => words.extend(more.iter().cloned()),
+            Command::Build { .. } => unreachable!("{NO_COMMAND}"),
         }
         let container = name_of(&self.0.instance, &job.step);
         let mut env = BTreeMap::from([("PATH", PATH), ("HOSTNAME", container.as_str())]);
@@ -277,6 +278,7 @@ impl Native {
             Some(Said::Began { age, has_ended }) => {
                 let (tell, happenings) = tokio::sync::mpsc::channel(super::AHEAD);
                 tokio::spawn(happens::pass_on(link, folder.to_owned(), tell));
+                let image_digest = Some(image_digest);
                 Ok(Followed::Running(Running { container, image_digest, age, has_ended, happenings }))
             }
             Some(Said::Failed(why)) => Ok(Followed::Failed(why)),

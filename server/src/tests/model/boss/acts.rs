@@ -282,7 +282,8 @@ impl World {
                 self.heard(case, boss, attempt, id, position, StepEvent::Queued);
             }
             Said::Started => {
-                let (container, image_digest, engine) = ("c".to_owned(), "i".to_owned(), "e".to_owned());
+                let (container, image_digest, engine) =
+                    ("c".to_owned(), Some("i".to_owned()), "e".to_owned());
                 let id = step.id;
                 let said = StepEvent::Started { container, image_digest, engine, engine_why: None };
                 self.heard(case, boss, attempt, id, position, said);
@@ -333,6 +334,8 @@ fn event_of(told: Told) -> StepEvent {
             signal: None,
             cpu_ms: None,
             peak_memory_bytes: None,
+            image_digest: None,
+            message: None,
         },
         Told::By(Fate::TimedOut) => StepEvent::TimedOut { took_ms: 0, exit_code: None },
         Told::By(Fate::Errored) => StepEvent::Errored {

@@ -6,7 +6,7 @@ use bollard::models::{
 use common::{Command, Network};
 use std::collections::HashMap;
 
-use super::super::{CAPABILITIES, Job, PIDS};
+use super::super::{CAPABILITIES, Job, NO_COMMAND, PIDS};
 use super::{DEADLINE, INSTANCE, Inner, MADE_BY, STEP};
 
 pub(super) fn container(
@@ -19,6 +19,7 @@ pub(super) fn container(
     let words = match &spec.command {
         Command::Shell(text) => vec!["/bin/sh".to_owned(), "-c".to_owned(), text.clone()],
         Command::Exec(words) => words.clone(),
+        Command::Build { .. } => unreachable!("{NO_COMMAND}"),
     };
     // An entrypoint of ours with an empty command leaves nothing of the image's own two.
     let (entrypoint, cmd) = if spec.entrypoint { (None, words) } else { (Some(words), Vec::new()) };

@@ -47,7 +47,7 @@ pub(super) async fn resolve(
     }
 }
 
-async fn local(docker: &Docker, client: &Client, image: &str) -> Result<Option<String>, Fault> {
+pub(super) async fn local(docker: &Docker, client: &Client, image: &str) -> Result<Option<String>, Fault> {
     match docker.call(docker.deadlines().look, client.inspect_image(image)).await {
         Ok(found) => Ok(found.id),
         Err(Trouble::NotFound(_)) => Ok(None),
@@ -59,7 +59,7 @@ async fn local(docker: &Docker, client: &Client, image: &str) -> Result<Option<S
     }
 }
 
-async fn pull(
+pub(super) async fn pull(
     docker: &Docker,
     client: &Client,
     image: &str,

@@ -43,6 +43,12 @@ pub(super) fn acts(command: &Command, read: &dyn Fn(&str) -> Option<Bytes>) -> V
             }
             words => vec![act(words, read)],
         },
+        Command::Build { build } => {
+            let dockerfile = read(&build.dockerfile).unwrap_or_default();
+            let text = String::from_utf8_lossy(&dockerfile);
+            let commands = text.lines().filter_map(|line| line.trim().strip_prefix("RUN "));
+            commands.flat_map(|command| acts(&Command::Shell(command.to_owned()), read)).collect()
+        }
     }
 }
 

@@ -57,7 +57,7 @@ pub(super) fn afterwards(folder: &Path) -> io::Result<Option<Running>> {
     for last in left(folder) {
         tell.try_send(last).map_err(io::Error::other)?;
     }
-    let (container, image_digest) = (order.container, order.image_digest);
+    let (container, image_digest) = (order.container, Some(order.image_digest));
     Ok(Some(Running { container, image_digest, age, has_ended: true, happenings }))
 }
 

@@ -51,6 +51,7 @@ impl Native {
                 Happening::Output(..) | Happening::Gap => {}
                 Happening::Exited(exit) if exit.code == NOT_FOUND => return Ok(()),
                 Happening::Exited(exit) => return Err(format!("it ends with {}", exit.code)),
+                Happening::Made(_) | Happening::NotMade { .. } => return Err("it made an image".to_owned()),
                 Happening::Lost { fault, .. } => return Err(fault.message),
             }
         }

@@ -1,0 +1,378 @@
+//! Images from Dockerfiles, by the builder that every Docker Engine has in its API.
+//!
+//! An image is found again by a key: the hash of all that its build sees. That a key has an image is written down here
+//! once the image was seen to be made of just that (`build/kept.rs`); labels alone would not do, as images that people
+//! build upon ours have them too. Docker is never told the name: it is given to the image when that is there, and only
+//! where it is nobody else's.
+
+mod context;
+mod dockerfile;
+mod follow;
+mod ignore;
+mod kept;
+mod making;
+
+use bollard::Docker as Client;
+use bollard::query_parameters::TagImageOptions;
+use common::{Reason, StepId, Stream};
+use sha2::{Digest as _, Sha256};
+use std::collections::HashMap;
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::super::{AHEAD, Fault, Happening, News, Running};
+use super::client::Trouble;
+use super::{Docker, images};
+use crate::worker::builder::Order;
+use context::{Context, Unseen};
+use dockerfile::{Bases, Dockerfile};
+use follow::{End, Follower, Next, Work};
+use kept::Kept;
+use making::Making;
+
+/// On each image of ours, and by inheritance on what others build upon it: whose, and its key.
+const LABEL: &str = "bettertest.build";
+
+/// All builds of one worker. Clones share them.
+#[derive(Clone)]
+pub(crate) struct Builds(Arc<Inner>);
+
+struct Inner {
+    docker: Docker,
+    /// The instance of the data directory, whose images all of its workers share.
+    owner: String,
+    kept: Kept,
+    /// Those under way, by key.
+    works: Mutex<HashMap<String, Arc<Work>>>,
+    following: Mutex<HashMap<StepId, Following>>,
+}
+
+#[derive(Clone)]
+struct Following {
+    stop: CancellationToken,
+    /// Nothing is left of it.
+    through: CancellationToken,
+}
+
+/// What a build sees, but for the images that it builds upon.
+struct Seen {
+    context: Context,
+    dockerfile: Dockerfile,
+    hash: [u8; 32],
+}
+
+/// The images that a build begins with: name and id.
+type BaseIds = Vec<(String, String)>;
+
+/// To whom a name belongs.
+enum Owner {
+    Nobody,
+    /// The very image that is to have it.
+    Itself,
+    Us,
+}
+
+impl Builds {
+    /// `folder`: shared by all workers of the data directory `owner`.
+    pub(crate) fn open(docker: Docker, folder: &Path, owner: &str) -> io::Result<Builds> {
+        let kept = Kept::open(folder)?;
+        let (works, following) = (Mutex::default(), Mutex::default());
+        Ok(Builds(Arc::new(Inner { docker, owner: owner.to_owned(), kept, works, following })))
+    }
+
+    pub(crate) async fn look(&self, order: &Order) -> Option<Running> {
+        let client = self.0.docker.client().await.ok()?;
+        let Ok(Ok(seen)) = self.see(order).await else { return None };
+        let bases = self.bases(&client, &seen, None).await.ok()??;
+        let key = key(&seen, &bases);
+        let image = self.find(&client, &key).await.ok()??;
+        self.name(&client, &order.image, &image).await.ok()?;
+        Some(unchanged(&key, &order.image, image))
+    }
+
+    pub(crate) async fn build(
+        &self,
+        order: &Order,
+        news: &watch::Sender<Option<News>>,
+    ) -> Result<Running, Fault> {
+        let client = self.0.docker.client().await?;
+        let seen = match self.see(order).await? {
+            Ok(seen) => seen,
+            Err(wrong) => return Ok(not_begun(&wrong)),
+        };
+        // Before the work, not after it.
+        self.owner_of(&client, &order.image, None).await?;
+        let bases = self.bases(&client, &seen, Some(news)).await?.unwrap_or_default();
+        let key = key(&seen, &bases);
+        if let Some(image) = self.find(&client, &key).await? {
+            self.name(&client, &order.image, &image).await?;
+            return Ok(unchanged(&key, &order.image, image));
+        }
+        let follower = self.join(&key, || Making::new(self.clone(), client, seen, bases, key.clone()));
+        Ok(self.follow(order, &key, follower))
+    }
+
+    pub(crate) fn stop(&self, step: &StepId) {
+        if let Some(following) = lock(&self.0.following).get(step) {
+            following.stop.cancel();
+        }
+    }
+
+    pub(crate) async fn remove(&self, step: &StepId) {
+        let following = lock(&self.0.following).get(step).cloned();
+        if let Some(following) = following {
+            following.stop.cancel();
+            following.through.cancelled().await;
+        }
+    }
+
+    pub(crate) fn note_use(&self, image: &str) {
+        self.0.kept.used(image);
+    }
+
+    /// Or what is wrong with its files, in words for who wrote them.
+    async fn see(&self, order: &Order) -> Result<Result<Seen, String>, Fault> {
+        let (tree, build) = (order.tree.clone(), order.build.clone());
+        let looked = tokio::task::spawn_blocking(move || {
+            let context = Context::look(tree, &build)?;
+            let (dockerfile, hash) = (Dockerfile::read(&context.dockerfile), context.hash()?);
+            Ok(Seen { context, dockerfile, hash })
+        });
+        match looked.await.unwrap_or_else(|error| Err(Unseen::Io(io::Error::other(error)))) {
+            Ok(seen) => Ok(Ok(seen)),
+            Err(Unseen::Wrong(wrong)) => Ok(Err(wrong)),
+            Err(Unseen::Io(error)) => Err(Fault::new(
+                Reason::Internal,
+                format!("the source cannot be read: {error}"),
+                "run it again; the worker's log says more",
+            )),
+        }
+    }
+
+    /// What the names that it builds upon stand for now. None where one is not here, and is not to be fetched either.
+    async fn bases(
+        &self,
+        client: &Client,
+        seen: &Seen,
+        fetch: Option<&watch::Sender<Option<News>>>,
+    ) -> Result<Option<BaseIds>, Fault> {
+        let docker = &self.0.docker;
+        let names = match &seen.dockerfile.bases {
+            Bases::Named(names) => names,
+            // Nothing like it was ever built, as far as can be told. Docker knows which parts of it were.
+            Bases::Unclear => {
+                return Ok(Some(vec![("unclear".to_owned(), crate::auth::random_hex(16))]));
+            }
+        };
+        let mut found = BaseIds::new();
+        for name in names {
+            let mut id = images::local(docker, client, name).await?;
+            if let (None, Some(news)) = (&id, fetch) {
+                images::pull(docker, client, name, news).await?;
+                id = images::local(docker, client, name).await?;
+            }
+            match (id, fetch) {
+                (Some(id), _) => found.push((name.clone(), id)),
+                (None, Some(_)) => {
+                    return Err(Fault::no_such_image("docker", name, ", though it was pulled"));
+                }
+                (None, None) => return Ok(None),
+            }
+        }
+        Ok(Some(found))
+    }
+
+    /// The image that was made of just this, if Docker still has it.
+    async fn find(&self, client: &Client, key: &str) -> Result<Option<String>, Fault> {
+        let Some(image) = self.0.kept.image_of(key) else { return Ok(None) };
+        let found = images::local(&self.0.docker, client, &image).await?;
+        if found.is_some() {
+            self.0.kept.used(&image);
+        }
+        Ok(found)
+    }
+
+    /// Whose the name is; a fault where it is somebody's whom it may not be taken from.
+    async fn owner_of(&self, client: &Client, name: &str, image: Option<&str>) -> Result<Owner, Fault> {
+        let docker = &self.0.docker;
+        let found = match docker.call(docker.deadlines().look, client.inspect_image(name)).await {
+            Ok(found) => found,
+            Err(Trouble::NotFound(_)) => return Ok(Owner::Nobody),
+            Err(Trouble::Refused { status: 400, message }) => {
+                let error = format!("docker takes no image by the name {name:?}: {message}");
+                return Err(Fault::new(
+                    Reason::SpecRefused,
+                    error,
+                    "names of images have no capital letters",
+                ));
+            }
+            Err(trouble) => return Err(docker.fault(trouble)),
+        };
+        let id = found.id.unwrap_or_default();
+        if image == Some(id.as_str()) {
+            return Ok(Owner::Itself);
+        }
+        let label = found.config.and_then(|config| config.labels?.remove(LABEL));
+        let of_us =
+            label.filter(|label| label.strip_prefix(&self.0.owner).is_some_and(|k| k.starts_with('.')));
+        if let Some(label) = of_us
+            && self.was_made_by_us(client, &id, &label).await?
+        {
+            return Ok(Owner::Us);
+        }
+        Err(Fault::new(
+            Reason::SpecRefused,
+            format!("the name {name:?} is that of an image that was not built here: {id}"),
+            format!("give build(...) another name, or take it away from that image: docker image rm {name}"),
+        ))
+    }
+
+    /// Not only built upon an image of ours: then the label was put on earlier than last.
+    async fn was_made_by_us(&self, client: &Client, id: &str, label: &str) -> Result<bool, Fault> {
+        let docker = &self.0.docker;
+        let told = docker.call(docker.deadlines().look, client.image_history(id)).await;
+        let history = told.map_err(|trouble| docker.fault(trouble))?;
+        let last = history.first().map(|last| last.created_by.as_str()).unwrap_or_default();
+        Ok(last.contains(&format!("LABEL {LABEL}={label}")))
+    }
+
+    /// Gives the image its name, where that is not somebody else's.
+    async fn name(&self, client: &Client, name: &str, image: &str) -> Result<(), Fault> {
+        match self.owner_of(client, name, Some(image)).await? {
+            Owner::Itself => return Ok(()),
+            Owner::Nobody | Owner::Us => {}
+        }
+        let after_slash = name.rfind('/').map_or(0, |at| at + 1);
+        let (repo, tag) = match name[after_slash..].split_once(':') {
+            Some((last, tag)) => (format!("{}{last}", &name[..after_slash]), tag),
+            None => (name.to_owned(), "latest"),
+        };
+        let options = TagImageOptions { repo: Some(repo), tag: Some(tag.to_owned()) };
+        let docker = &self.0.docker;
+        let named = docker.call(docker.deadlines().change, client.tag_image(image, Some(options))).await;
+        named.map_err(|trouble| docker.fault(trouble))?;
+        self.0.kept.named(image, name);
+        Ok(())
+    }
+
+    /// Follows the work on this key, which is begun where nobody is at it.
+    fn join(&self, key: &str, begin: impl FnOnce() -> Making) -> Follower {
+        let mut works = lock(&self.0.works);
+        if let Some(follower) = works.get(key).and_then(Work::follow) {
+            return follower;
+        }
+        let work = Work::new();
+        let follower = work.follow().expect("it is new");
+        works.insert(key.to_owned(), work.clone());
+        let (builds, key, making) = (self.clone(), key.to_owned(), begin());
+        tokio::spawn(async move {
+            let end = making.make(&work).await;
+            let mut works = lock(&builds.0.works);
+            if works.get(&key).is_some_and(|known| Arc::ptr_eq(known, &work)) {
+                works.remove(&key);
+            }
+            drop(works);
+            work.end(end);
+        });
+        follower
+    }
+
+    fn follow(&self, order: &Order, key: &str, follower: Follower) -> Running {
+        let (tell, happenings) = mpsc::channel(AHEAD);
+        let following = Following { stop: CancellationToken::new(), through: CancellationToken::new() };
+        lock(&self.0.following).insert(order.step.clone(), following.clone());
+        let (builds, step, image) = (self.clone(), order.step.clone(), order.image.clone());
+        tokio::spawn(async move {
+            let last = tokio::select! {
+                biased;
+                () = following.stop.cancelled() => None,
+                () = tell.closed() => None,
+                last = builds.pass_on(&follower, &tell, &image) => last,
+            };
+            follower.leave().await;
+            lock(&builds.0.following).remove(&step);
+            following.through.cancel();
+            let gone = || {
+                let fault = Fault::new(Reason::ContainerLost, "the build was given up", "run it again");
+                Happening::Lost { fault, exit_code: None }
+            };
+            // Unheard, where the step is not watched any more.
+            drop(tell.send(last.unwrap_or_else(gone)).await);
+        });
+        running(key, happenings)
+    }
+
+    /// Answers with the last that there is to tell; None where nobody hears it.
+    async fn pass_on(
+        &self,
+        follower: &Follower,
+        tell: &mpsc::Sender<Happening>,
+        name: &str,
+    ) -> Option<Happening> {
+        loop {
+            let happening = match follower.next().await {
+                Next::Printed(bytes) => Happening::Output(Stream::Stdout, bytes),
+                Next::Gap => Happening::Gap,
+                Next::Ended(End::Failed { code, at }) => return Some(Happening::NotMade { code, at }),
+                Next::Ended(End::Broken(fault)) => return Some(Happening::Lost { fault, exit_code: None }),
+                Next::Ended(End::GivenUp) => return None,
+                Next::Ended(End::Made(image)) => {
+                    let named = match self.0.docker.client().await {
+                        Ok(client) => self.name(&client, name, &image).await,
+                        Err(fault) => Err(fault),
+                    };
+                    return Some(match named {
+                        Ok(()) => Happening::Made(image),
+                        Err(fault) => Happening::Lost { fault, exit_code: None },
+                    });
+                }
+            };
+            tell.send(happening).await.ok()?;
+        }
+    }
+}
+
+/// Of everything that the build sees.
+fn key(seen: &Seen, bases: &BaseIds) -> String {
+    let mut hash = Sha256::new();
+    hash.update("bettertest build 1\n");
+    for (name, id) in bases {
+        hash.update(format!("{name} {id}\n"));
+    }
+    hash.update(format!("\n{}\n", seen.context.dockerfile.len()));
+    hash.update(&seen.context.dockerfile);
+    hash.update(seen.hash);
+    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn running(key: &str, happenings: mpsc::Receiver<Happening>) -> Running {
+    let container = format!("build-{}", key.get(..12).unwrap_or(key));
+    Running { container, image_digest: None, age: Duration::ZERO, has_ended: false, happenings }
+}
+
+/// One of which all is known.
+fn over(key: &str, words: String, last: Happening) -> Running {
+    let (tell, happenings) = mpsc::channel(AHEAD);
+    for happening in [Happening::Output(Stream::Stdout, words.into()), last] {
+        // There is room: it is new.
+        drop(tell.try_send(happening));
+    }
+    running(key, happenings)
+}
+
+fn unchanged(key: &str, name: &str, image: String) -> Running {
+    over(key, format!("unchanged: {name} is {image}\n"), Happening::Made(image))
+}
+
+fn not_begun(wrong: &str) -> Running {
+    over("not-begun", format!("{wrong}\n"), Happening::NotMade { code: 1, at: Some(wrong.to_owned()) })
+}
+
+/// Held for a few instructions only, never over an await.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,154 @@
+//! What a `.dockerignore` leaves out, by Docker's rules: of the patterns that match a path or a folder above it the
+//! last one decides, and one that begins with `!` lets in.
+
+use regex::bytes::{Regex, RegexBuilder};
+use std::collections::HashMap;
+
+#[derive(Debug, Default)]
+pub(super) struct Ignore {
+    patterns: Vec<Pattern>,
+    /// Which of the patterns match a folder or what is above it, by its path.
+    folders: HashMap<Vec<u8>, Vec<bool>>,
+}
+
+#[derive(Debug)]
+struct Pattern {
+    lets_in: bool,
+    matches: Regex,
+}
+
+impl Ignore {
+    /// Fails with the line that is no pattern.
+    pub(super) fn read(bytes: &[u8]) -> Result<Ignore, String> {
+        let text = String::from_utf8_lossy(bytes);
+        let mut patterns = Vec::new();
+        for line in text.strip_prefix('\u{feff}').unwrap_or(&text).lines() {
+            let pattern = line.trim();
+            if line.starts_with('#') || pattern.is_empty() {
+                continue;
+            }
+            let (lets_in, pattern) = match pattern.strip_prefix('!') {
+                Some(pattern) => (true, pattern.trim()),
+                None => (false, pattern),
+            };
+            let bad = || format!("{line:?} in .dockerignore is no pattern");
+            let path = clean(pattern).ok_or_else(bad)?;
+            let matches = RegexBuilder::new(&expression(&path)).size_limit(1 << 20).build();
+            patterns.push(Pattern { lets_in, matches: matches.map_err(|_| bad())? });
+        }
+        Ok(Ignore { patterns, folders: HashMap::new() })
+    }
+
+    /// `path`: from the root of the context.
+    pub(super) fn leaves_out(&mut self, path: &[u8]) -> bool {
+        if self.patterns.is_empty() {
+            return false;
+        }
+        let parent = path.iter().rposition(|byte| *byte == b'/').map(|at| &path[..at]);
+        let above = parent.map(|parent| self.folder(parent).to_vec());
+        let mut left_out = false;
+        for (at, pattern) in self.patterns.iter().enumerate() {
+            let decides = pattern.lets_in == left_out;
+            if decides && (above.as_ref().is_some_and(|above| above[at]) || pattern.matches.is_match(path)) {
+                left_out = !pattern.lets_in;
+            }
+        }
+        left_out
+    }
+
+    fn folder(&mut self, path: &[u8]) -> &[bool] {
+        if !self.folders.contains_key(path) {
+            let parent = path.iter().rposition(|byte| *byte == b'/').map(|at| &path[..at]);
+            let above = parent.map(|parent| self.folder(parent).to_vec());
+            let matched = |(at, pattern): (usize, &Pattern)| {
+                above.as_ref().is_some_and(|above| above[at]) || pattern.matches.is_match(path)
+            };
+            let matched = self.patterns.iter().enumerate().map(matched).collect();
+            self.folders.insert(path.to_vec(), matched);
+        }
+        &self.folders[path]
+    }
+}
+
+/// As Go's `filepath.Clean` has it, and without a slash at its beginning. None for a lone `!`.
+fn clean(pattern: &str) -> Option<String> {
+    if pattern.is_empty() {
+        return None;
+    }
+    let mut names: Vec<&str> = Vec::new();
+    for name in pattern.split('/') {
+        match name {
+            "" | "." => {}
+            ".." if names.last().is_some_and(|last| *last != "..") => drop(names.pop()),
+            ".." if pattern.starts_with('/') => {}
+            name => names.push(name),
+        }
+    }
+    Some(if names.is_empty() { ".".to_owned() } else { names.join("/") })
+}
+
+/// `*` and `?` are within a name, `**` is any number of folders.
+fn expression(pattern: &str) -> String {
+    let mut found = String::from(r"(?s)\A");
+    let mut rest = pattern.chars().peekable();
+    let mut in_class = false;
+    while let Some(c) = rest.next() {
+        match c {
+            '*' if !in_class && rest.next_if_eq(&'*').is_some() => {
+                rest.next_if_eq(&'/');
+                found.push_str(if rest.peek().is_none() { "(?-u:.)*" } else { "(?:(?-u:.)*/)?" });
+            }
+            '*' if !in_class => found.push_str("(?-u:[^/])*"),
+            '?' if !in_class => found.push_str("[^/]"),
+            '\\' => match rest.next() {
+                Some(c) => found.push_str(&regex::escape(&c.to_string())),
+                None => found.push_str(r"\\"),
+            },
+            '[' if !in_class => {
+                in_class = true;
+                found.push('[');
+                if rest.next_if_eq(&'^').is_some() {
+                    found.push('^');
+                }
+            }
+            ']' if in_class => {
+                in_class = false;
+                found.push(']');
+            }
+            '-' if in_class => found.push('-'),
+            c => found.push_str(&regex::escape(&c.to_string())),
+        }
+    }
+    found + r"\z"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Ignore;
+
+    fn lets_in(ignore: &str, path: &str) -> bool {
+        !Ignore::read(ignore.as_bytes()).unwrap().leaves_out(path.as_bytes())
+    }
+
+    #[test]
+    fn what_is_no_pattern_is_named() {
+        for bad in ["!", "a[", "[b-a]", "x/[^]"] {
+            let refused = Ignore::read(bad.as_bytes()).unwrap_err();
+            assert!(refused.contains(bad), "{refused}");
+        }
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_are_names_too() {
+        let mut ignore = Ignore::read(b"a/*\n").unwrap();
+        assert!(ignore.leaves_out(b"a/\xff/\xfe"));
+        assert!(!ignore.leaves_out(b"\xff"));
+    }
+
+    #[test]
+    fn the_last_that_matches_decides() {
+        assert!(lets_in("*\n!src\n", "src/a/b.rs"));
+        assert!(!lets_in("*\n!src\n", "other"));
+        assert!(!lets_in("*\n!src\nsrc/secret*", "src/secret.txt"));
+    }
+}
