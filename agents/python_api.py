@@ -10,7 +10,7 @@ import inspect
 import re
 import sys
 from pathlib import Path
-from typing import Union
+from typing import Callable, Union
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -29,10 +29,12 @@ the examples.
 
 
 def render() -> str:
-    classes = [getattr(bettertest, name) for name in bettertest.__all__ if name != "run"]
+    classes = [getattr(bettertest, name) for name in bettertest.__all__ if name not in ("run", "build")]
     errors = [one for one in classes if issubclass(one, Exception)]
-    parts = [HEAD, "## run\n", f"```python\n{signature()}\n```\n"]
-    parts += described(bettertest.run, {name: one.annotation for name, one in parameters().items()})
+    parts = [HEAD]
+    for function in (bettertest.run, bettertest.build):
+        parts += [f"## {function.__name__}\n", f"```python\n{signature(function)}\n```\n"]
+        parts += described(function, {name: one.annotation for name, one in parameters(function).items()})
     for one in (bettertest.StepResult, bettertest.Stage):
         parts += [f"## {one.__name__}\n", *described(one, attributes(one))]
     parts += ["## Errors\n", *described(_errors, {})]
@@ -47,19 +49,19 @@ def attributes(one: type) -> dict[str, str]:
     return {**one.__annotations__, **types}
 
 
-def parameters() -> dict[str, inspect.Parameter]:
-    return dict(inspect.signature(bettertest.run).parameters)
+def parameters(function: Callable[..., object]) -> dict[str, inspect.Parameter]:
+    return dict(inspect.signature(function).parameters)
 
 
-def signature() -> str:
+def signature(function: Callable[..., object]) -> str:
     """As it stands in the code, with one parameter to a line."""
     lines = []
-    for name, one in parameters().items():
+    for name, one in parameters(function).items():
         if one.kind is one.KEYWORD_ONLY and "    *," not in lines:
             lines.append("    *,")
         default = "" if one.default is one.empty else f" = {one.default!r}"
         lines.append(f"    {name}: {one.annotation}{default},")
-    return "\n".join(["run(", *lines, ") -> StepResult"])
+    return "\n".join([f"{function.__name__}(", *lines, ") -> StepResult"])
 
 
 def described(what: object, types: dict[str, str]) -> list[str]:

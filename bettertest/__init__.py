@@ -10,6 +10,7 @@
 Such a file, a pipedef, is run by `bettertest run`, by `bettertest --boss`, or by `python -m bettertest pipedef.py`.
 """
 
+from ._build import build
 from ._errors import (
     BettertestError,
     CommandFailed,
@@ -32,5 +33,6 @@ __all__ = [
     "StepResult",
     "StepTimedOut",
     "WorkerUnreachable",
+    "build",
     "run",
 ]

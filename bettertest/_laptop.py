@@ -33,7 +33,7 @@ LEAVE_S = 5.0
 NO_SOURCE = {
     "answer": "refused",
     "problem": {
-        "error": "source_at needs a boss, and python -m bettertest is none",
+        "error": "source_at and build(...) need a boss, and python -m bettertest is none",
         "hint": "run it with: bettertest run FILE",
     },
 }
@@ -197,7 +197,7 @@ class _Attempt:
         last = None
         followers = []
         for said in process.messages():
-            if said["say"] == "step_asked" and "source_at" in said["spec"]:
+            if said["say"] == "step_asked" and _needs_source(said["spec"]):
                 self._answers[said["call"]] = NO_SOURCE
                 process.say({**NO_SOURCE, "call": said["call"]})
             elif said["say"] == "step_asked":
@@ -264,6 +264,10 @@ class _Attempt:
             for data in iter(lambda: output.read1(65536), b""):  # type: ignore[attr-defined]
                 lines.feed(data)
         lines.end()
+
+
+def _needs_source(spec: dict[str, Any]) -> bool:
+    return "source_at" in spec or isinstance(spec["command"], dict)
 
 
 def _ms_since(began: float) -> int:

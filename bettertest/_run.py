@@ -1,7 +1,8 @@
 """`run(...)`: what the author of a pipedef calls.
 
 It turns its arguments into a StepSpec, hands that to whatever drives the pipedef, and turns the answer into a
-StepResult or an exception. Who drives it, and how the step comes to a worker, is not known here.
+StepResult or an exception. Who drives it, and how the step comes to a worker, is not known here. `_build.py` is the same
+for images.
 """
 
 from __future__ import annotations
@@ -156,11 +157,6 @@ def run(
                 found = run(WORKER, IMAGE, ["grep", "-rn", "FIXME", "src"], check=False)
                 assert found.exit_code == 1, "grep found some"
     """
-    if _ask is None:
-        raise BettertestError(
-            "run(...) was called outside of a task",
-            hint="call it in a task_* method of a Stage, and run the file by `python -m bettertest FILE`",
-        )
     optional: dict[str, object] = {
         "workdir": workdir,
         "env": _env(env),
@@ -180,6 +176,16 @@ def run(
     }
     spec: dict[str, Any] = {"image": image, "command": _command(command)}
     spec.update((name, value) for name, value in optional.items() if value is not None)
+    return ask_for("run", worker, spec, check)
+
+
+def ask_for(function: str, worker: str, spec: dict[str, Any], check: bool = True) -> StepResult:
+    """Hands a spec on, and turns the answer into what `function` returns or raises."""
+    if _ask is None:
+        raise BettertestError(
+            f"{function}(...) was called outside of a task",
+            hint="call it in a task_* method of a Stage, and run the file by `python -m bettertest FILE`",
+        )
     _check_types(worker, spec)
     answer = _ask(worker, spec)
     if answer["answer"] == "refused":
@@ -215,9 +221,9 @@ def _error_of(result: StepResult, spec: dict[str, Any]) -> BettertestError:
     reason = result.reason or "internal"
     if result.outcome == "failed":
         memory = " (out of memory)" if result.oom else ""
-        return CommandFailed(
-            f"exit code {result.exit_code}{memory} from: {command}", hint=result.hint, result=result
-        )
+        # Of a build: the line of the Dockerfile.
+        what = _for_show(result.message) if result.message else command
+        return CommandFailed(f"exit code {result.exit_code}{memory} from: {what}", hint=result.hint, result=result)
     if result.outcome == "timed_out":
         limit = f"{spec['timeout_s']} s" if "timeout_s" in spec else "its limit"
         return StepTimedOut(f"ran longer than {limit}: {command}", hint=result.hint, result=result)
@@ -229,7 +235,9 @@ def _error_of(result: StepResult, spec: dict[str, Any]) -> BettertestError:
     return EngineFault(message, hint=result.hint, result=result)
 
 
-def _for_show(command: Union[str, list[str]]) -> str:
+def _for_show(command: Union[str, list[str], dict[str, Any]]) -> str:
+    if isinstance(command, dict):
+        command = "docker build -f {dockerfile} {context}".format(**command["build"])
     text = " ".join((command if isinstance(command, str) else " ".join(command)).split())
     return text if len(text) <= 200 else text[:199] + "…"
 
@@ -281,6 +289,8 @@ def _check_types(worker: str, spec: dict[str, Any]) -> None:
 
 def _texts_in(spec: dict[str, Any]) -> list[str]:
     command = spec["command"]
+    if isinstance(command, dict):
+        command = list(command["build"].values())
     texts = [command] if isinstance(command, str) else list(command)
     for name, value in spec.get("env", {}).items():
         texts += [name, value]

@@ -166,6 +166,8 @@ class Last(Stage):
         ("1/0", 1, "failed: raised"),
         ("run(W, I, 'refuse')", 1, "failed: spec_refused"),
         ("run(W, I, 'exit 0', source_at='/app')", 1, "failed: spec_refused"),
+        ("build(W, I)", 1, "failed: spec_refused"),
+        ("build(W, I, context=7)", 1, "failed: raised"),
         ("run(W, I, 'exit 1', check=False)", 0, "passed"),
         ("run(W, I, 'fault')", 3, "errored: image_not_found"),
         ("try: run(W, I, 'fault')\n        except EngineFault: pass", 3, "errored: image_not_found"),

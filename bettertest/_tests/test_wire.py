@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from bettertest import _child, _run
+from bettertest import _build, _child, _run
 from bettertest._errors import CommandFailed, SpecRefused
 from bettertest._worker import answer_of, output_of
 
@@ -44,6 +44,8 @@ def test_every_event_of_a_step_is_understood() -> None:
         "step_cancelled": ("cancelled", "cancel_asked", None),
         "step_errored": ("errored", "image_not_found", None),
         "step_exited": ("failed", "command_failed", 1),
+        "step_exited_build": ("passed", None, 0),
+        "step_exited_build_failed": ("failed", "command_failed", 2),
         "step_timed_out": ("timed_out", "step_timeout", 143),
     }
     assert output_of(sample("step_output_base64")) == b"\xff\xfe\0"[:3]
@@ -79,8 +81,11 @@ def test_run_asks_as_the_samples_do_and_takes_their_answers() -> None:
         assert error.hint == "change the call of run(...) in the pipedef"
     with suppress(SpecRefused):
         _run.run("http://localhost:9009", "myproject-test", "pytest", source_at="/app")
+    with suppress(SpecRefused):
+        _build.build("http://localhost:9009", "myproject-test")
     assert asked[0] == sample("descriptor_step_asked")
     assert asked[2] == sample("descriptor_step_asked_source")
+    assert asked[3] == sample("descriptor_step_asked_build")
     assert asked[1]["spec"] == options
 
 

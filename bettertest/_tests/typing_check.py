@@ -16,6 +16,7 @@ from bettertest import (
     StepResult,
     StepTimedOut,
     WorkerUnreachable,
+    build,
     run,
 )
 
@@ -40,6 +41,9 @@ class TestUnit(Stage):
         assert_type(result.message, Optional[str])
         assert_type(result.hint, Optional[str])
         assert_type(result.passed, bool)
+
+    def task_image(self) -> None:
+        assert_type(build("http://localhost:9009", "image", "docker/Dockerfile", "docker", timeout_s=60), StepResult)
 
     def task_options(self) -> None:
         run(

@@ -10,6 +10,7 @@ mod bad_pipedefs;
 mod boss_dies;
 mod boss_disk;
 mod browser;
+mod build;
 mod ci;
 mod codes;
 mod command;
