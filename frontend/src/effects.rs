@@ -99,7 +99,8 @@ impl Browser {
             | Effect::Rerun { .. }
             | Effect::Probe(_)
             | Effect::FetchMarks(_)
-            | Effect::FetchTail(_) => http::perform(&self.inbox, effect),
+            | Effect::FetchTail(_)
+            | Effect::FetchPacket(_) => http::perform(&self.inbox, effect),
 
             Effect::OpenFeed(feed) => {
                 // The one before ends first, and nothing that it said is still on its way.

@@ -1,7 +1,7 @@
 //! All that the page knows. It changes in `update` only.
 
 use common::{
-    Checkup, Outcome, Pipeline, Problem, RunNumber, RunState, RunSummary, StageRun, TaskId, TaskRun,
+    Checkup, Outcome, Packet, Pipeline, Problem, RunNumber, RunState, RunSummary, StageRun, TaskId, TaskRun,
     TaskState, WorkerView,
 };
 use std::rc::Rc;
@@ -99,6 +99,11 @@ pub(crate) struct RunPage {
     pub cursor: Option<TaskId>,
     /// The end of the output of the first task that did not pass.
     pub tail: Option<Tail>,
+    /// What failed and why, once it has ended and not passed.
+    pub packet: Option<Remote<Packet>>,
+    /// Whose command is on its way to the clipboard, and whose is there.
+    pub copying: Option<TaskId>,
+    pub copied: Option<TaskId>,
     /// The task whose output is shown.
     pub task: Option<TaskPane>,
 }
@@ -185,6 +190,9 @@ impl RunPage {
             search: String::new(),
             cursor: None,
             tail: None,
+            packet: None,
+            copying: None,
+            copied: None,
             task: None,
         }
     }

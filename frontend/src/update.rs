@@ -1,5 +1,6 @@
 //! What happens, what it changes, and what is to be done about it in the browser. Pure: `effects` does the doing.
 
+mod failures;
 mod feed;
 mod output;
 mod pages;
@@ -7,7 +8,9 @@ mod tail;
 
 pub(crate) use pages::{run_element, task_element};
 
-use common::{Checkup, OutputMark, Pipeline, Problem, RunEvent, RunNumber, RunSummary, TaskId, WorkerView};
+use common::{
+    Checkup, OutputMark, Packet, Pipeline, Problem, RunEvent, RunNumber, RunSummary, TaskId, WorkerView,
+};
 
 use crate::keys::{self, Key};
 use crate::log::Viewport;
@@ -102,6 +105,9 @@ pub(crate) enum Msg {
         bytes: Vec<u8>,
         cut: bool,
     },
+    GotPacket(Result<Packet, Problem>),
+    /// The command that runs this task again, for somebody's terminal.
+    CopyAgain(TaskId),
     /// What somebody looks for in the output.
     Find(String),
     /// So many hits on, or back.
@@ -150,6 +156,7 @@ pub(crate) enum Effect {
     CloseOutput,
     FetchMarks(OutputOf),
     FetchTail(OutputOf),
+    FetchPacket(RunNumber),
     Later {
         ms: u32,
         msg: Box<Msg>,
@@ -297,9 +304,17 @@ pub(crate) fn update(model: &mut Model, msg: Msg) -> Vec<Effect> {
         | Msg::SetFilter(_)
         | Msg::Search(_)
         | Msg::GotTail { .. }
+        | Msg::GotPacket(_)
+        | Msg::CopyAgain(_)
         | Msg::ShowAll => match &mut model.page {
             Page::Run(page) => pages::update_run(page, msg),
             Page::Runs(_) | Page::Doctor(_) | Page::Nowhere => vec![Effect::Still],
+        },
+
+        // Of an open task it is the output that was copied.
+        Msg::Copied => match &mut model.page {
+            Page::Run(page) if page.task.is_none() => failures::copied(page),
+            Page::Run(_) | Page::Runs(_) | Page::Doctor(_) | Page::Nowhere => output::update(model, msg),
         },
 
         Msg::ToggleWrap => {
@@ -321,8 +336,7 @@ pub(crate) fn update(model: &mut Model, msg: Msg) -> Vec<Effect> {
         | Msg::ToEnd
         | Msg::ToStep(_)
         | Msg::Unfold(_)
-        | Msg::CopyLog
-        | Msg::Copied => output::update(model, msg),
+        | Msg::CopyLog => output::update(model, msg),
     }
 }
 

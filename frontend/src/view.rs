@@ -2,6 +2,7 @@
 
 mod artifacts;
 mod doctor;
+mod failures;
 mod groups;
 mod history;
 mod log;

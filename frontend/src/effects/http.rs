@@ -83,6 +83,9 @@ async fn answer_to(effect: Effect) -> Result<Option<Msg>, Problem> {
             Msg::GotMarks(of, marks.collect())
         }
         Effect::FetchTail(of) => return tail(of).await,
+        Effect::FetchPacket(run) => {
+            Msg::GotPacket(read(text(&format!("/api/runs/{run}/packet"), None).await)?)
+        }
         _ => return Ok(None),
     }))
 }

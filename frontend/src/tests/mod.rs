@@ -1,5 +1,6 @@
 mod ansi;
 mod doctor;
+mod failures;
 mod feed;
 mod keys;
 mod log;

@@ -7,7 +7,7 @@ use common::{Phase, Problem, RunEvent, RunState};
 use std::rc::Rc;
 
 use crate::model::{Live, Model, Page, Remote, RunPage};
-use crate::update::{Effect, Feed, Msg, backoff_ms, output, tail};
+use crate::update::{Effect, Feed, Msg, backoff_ms, failures, output, tail};
 
 pub(super) fn update(model: &mut Model, msg: Msg) -> Vec<Effect> {
     match msg {
@@ -136,6 +136,7 @@ fn take(page: &mut RunPage, event: &RunEvent) -> Vec<Effect> {
         Ok(()) => {
             let mut effects = output::told(page, &event.fact);
             effects.extend(tail::told(page, &event.fact));
+            effects.extend(failures::told(page, &event.fact));
             effects
         }
         Err(illegal) => {

@@ -6,7 +6,7 @@ use crate::model::{
     Asked, Filter, History, Live, Model, Page, Remote, RunPage, RunsPage, Session, TaskPane, shown,
 };
 use crate::route::Route;
-use crate::update::{Effect, Feed, Msg, feed, output, tail};
+use crate::update::{Effect, Feed, Msg, failures, feed, output, tail};
 
 /// Shows what a route names. The page of the same run stays as it is.
 pub(super) fn enter(model: &mut Model, route: Route) -> Vec<Effect> {
@@ -180,6 +180,8 @@ pub(super) fn update_run(page: &mut RunPage, msg: Msg) -> Vec<Effect> {
             }
         }
         Msg::GotTail { of, bytes, cut } => tail::got(page, &of, &bytes, cut),
+        Msg::GotPacket(answer) => failures::got(page, answer),
+        Msg::CopyAgain(task) => return failures::copy(page, task),
         Msg::SetFilter(filter) => page.filter = filter,
         Msg::Search(text) => page.search = text,
         Msg::ShowAll => {

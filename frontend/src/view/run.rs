@@ -3,7 +3,7 @@
 use common::{Phase, RunState, duration, headline, passed_again, source_words, task_words};
 use yew::prelude::*;
 
-use super::{log, parts, task, tasks};
+use super::{failures, log, parts, task, tasks};
 use crate::log::cut;
 use crate::model::{Asked, Model, Remote, RunPage, first_bad, is_bad};
 use crate::route::Route;
@@ -36,6 +36,7 @@ pub(crate) fn view(model: &Model, page: &RunPage, send: &Callback<Msg>) -> Html 
                 <div class="overview">
                     if page.task.is_none() {
                         { view_first_bad(page, state) }
+                        { failures::view(model, page, send) }
                     }
                     { tasks::view(model, page, state, send) }
                 </div>

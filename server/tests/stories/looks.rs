@@ -24,7 +24,8 @@ class Unit(Stage):
 
     def task_with_steps(self):
         run(WORKER, IMAGE, "print one")
-        run(WORKER, IMAGE, "print two; print FAILED test_two; exit 3")
+        run(WORKER, IMAGE, "print two; print test_x.py::test_two FAILED; print 1 failed in 0.1s; "
+            "print FAILED test_two; exit 3")
 
     def task_raises(self):
         run(WORKER, IMAGE, "print fine")
@@ -78,7 +79,11 @@ async fn everybody_can_use_every_page() {
     browser.is_fine("the list of runs").await;
     goes_to(&format!("/runs/{}", run.number)).await;
     browser.sees(".first-bad .tail").await;
+    browser.reads(".failures", "test_x.py::test_two").await;
     browser.is_fine("a run").await;
+    let open = "document.querySelectorAll('.failures details').forEach((failure) => (failure.open = true))";
+    browser.client.execute(open, vec![]).await.unwrap();
+    browser.is_fine("a run, with all that failed unfolded").await;
     goes_to(&format!("/runs/{}/Unit.with_steps", run.number)).await;
     browser.reads(".log", "FAILED test_two").await;
     browser.is_fine("a task").await;
