@@ -112,6 +112,7 @@ def run(
     source_at: Optional[str] = None,
     allow_no_tests: bool = False,
     artifacts: Optional[Sequence[str]] = None,
+    junit: Union[str, Sequence[str], None] = None,
     check: bool = True,
 ) -> StepResult:
     """Runs one command in one fresh container, waits for its end, and raises unless all went well.
@@ -136,6 +137,7 @@ def run(
     source_at         absolute path in the container: the project's files, as they were when the run began, lie there
     allow_no_tests    True: a test runner that says that it ran no test does not make the task fail
     artifacts         files to keep, whatever the exit code, such as `["report/**", "*.xml"]`; below workdir, or absolute
+    junit             JUnit XML that the command writes, `report.xml` or a list of such: what it says of tests is shown
     check             False: an exit code other than 0 is returned, not raised. Nothing else is let through
 
     Raises CommandFailed, StepTimedOut, StepCancelled, SpecRefused, WorkerUnreachable or EngineFault (all of them
@@ -172,7 +174,8 @@ def run(
         # No part of a spec on the wire: the boss, which has the source, says which tree lies there.
         "source_at": source_at,
         "allow_no_tests": allow_no_tests or None,
-        "artifacts": _patterns(artifacts),
+        "artifacts": _patterns("artifacts", artifacts),
+        "junit": _patterns("junit", [junit] if isinstance(junit, str) else junit),
     }
     spec: dict[str, Any] = {"image": image, "command": _command(command)}
     spec.update((name, value) for name, value in optional.items() if value is not None)
@@ -250,12 +253,12 @@ def _command(command: Command) -> Union[str, list[str]]:
     raise TypeError("command has to be a string for /bin/sh -c, or a list of strings to execute")
 
 
-def _patterns(artifacts: Optional[Sequence[str]]) -> Optional[list[str]]:
+def _patterns(name: str, patterns: Optional[Sequence[str]]) -> Optional[list[str]]:
     """One string would be taken for a list of its letters."""
-    is_list = isinstance(artifacts, (list, tuple)) and all(isinstance(pattern, str) for pattern in artifacts)
-    if artifacts is not None and not is_list:
-        raise TypeError(f'artifacts has to be a list of strings such as ["report/**"], not {artifacts!r}')
-    return list(artifacts) if artifacts else None
+    is_list = isinstance(patterns, (list, tuple)) and all(isinstance(pattern, str) for pattern in patterns)
+    if patterns is not None and not is_list:
+        raise TypeError(f'{name} has to be a list of strings such as ["report/**"], not {patterns!r}')
+    return list(patterns) if patterns else None
 
 
 def _env(env: Optional[Mapping[str, str]]) -> Optional[dict[str, str]]:
@@ -275,7 +278,7 @@ def _check_types(worker: str, spec: dict[str, Any]) -> None:
         elif name == "cpus":
             # Infinity and NaN are no JSON; of them alone the difference from itself is not 0.
             fits, kind = type(value) in (int, float) and value - value == 0, "a number"
-        elif name in ("command", "env", "artifacts"):
+        elif name in ("command", "env", "artifacts", "junit"):
             continue  # they were looked at when they were made
         else:
             fits, kind = type(value) is int, "a whole number"
@@ -294,5 +297,5 @@ def _texts_in(spec: dict[str, Any]) -> list[str]:
     texts = [command] if isinstance(command, str) else list(command)
     for name, value in spec.get("env", {}).items():
         texts += [name, value]
-    texts += spec.get("artifacts", [])
+    texts += [*spec.get("artifacts", []), *spec.get("junit", [])]
     return texts + [value for name, value in spec.items() if name != "command" and isinstance(value, str)]

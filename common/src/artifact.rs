@@ -14,6 +14,9 @@ pub struct Artifact {
     pub size_bytes: u64,
     /// 64 hex digits.
     pub sha256: String,
+    /// The step asked for it as a report of its tests, and it was written while that ran.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub junit: bool,
 }
 
 /// The files of one step. What could not be had takes nothing from the step's own end.
@@ -53,7 +56,7 @@ impl Artifacts {
             return Err("the problem with its artifacts is too long".to_owned());
         }
         let (mut bytes, mut paths) = (0u64, 0);
-        for Artifact { path, size_bytes, sha256 } in &self.files {
+        for Artifact { path, size_bytes, sha256, .. } in &self.files {
             if !is_path(path) {
                 return Err(format!("{path:?} is no path of an artifact"));
             }

@@ -66,6 +66,9 @@ pub struct StepSpec {
     /// the root, with `*` and `?` within a name and `**` across folders. A folder means all that is in it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub artifacts: Vec<String>,
+    /// The same, of files that are also read as JUnit XML: what they say of tests is believed rather than the output.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub junit: Vec<String>,
 }
 
 /// What the step does: a string runs by `/bin/sh -c`, a list is executed as it is, and `{"build": ...}` makes the image.
@@ -142,6 +145,7 @@ impl StepSpec {
             allow_no_tests: false,
             source: None,
             artifacts: Vec::new(),
+            junit: Vec::new(),
         }
     }
 
@@ -227,6 +231,9 @@ impl StepSpec {
         }
         if let Some(what) = Artifacts::wrong_patterns(&self.artifacts) {
             return problem("artifacts", &what);
+        }
+        if let Some(what) = Artifacts::wrong_patterns(&self.junit) {
+            return problem("junit", &what);
         }
         self.source.as_ref().map_or(Ok(()), |source| source.check())
     }

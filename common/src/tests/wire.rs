@@ -138,6 +138,7 @@ fn refusals_name_the_field() {
         assert_eq!(spec(&|s| s.artifacts = keep(bad)), Err("artifacts"), "{bad}");
     }
     assert_eq!(spec(&|s| s.artifacts = vec!["x".to_owned(); 33]), Err("artifacts"));
+    assert_eq!(spec(&|s| s.junit = keep("../x.xml")), Err("junit"));
     let source = |at: &str| Some(Box::new(SourceAt { tree: TreeId::of(b""), at: at.to_owned() }));
     assert_eq!(spec(&|s| s.source = source("/app")), Ok(()));
     assert_eq!(spec(&|s| s.source = source("app")), Err("source"));

@@ -167,8 +167,12 @@ fn what_is_kept_can_be_saved_and_what_is_not_is_told() {
     story.steps("TestUnit.models", 1, 1, "pytest");
     story.goes_to("/runs/7/TestUnit.models");
     assert!(!story.html().contains("artifact"));
-    let file =
-        |path: &str| common::Artifact { path: path.to_owned(), size_bytes: 2048, sha256: "0".repeat(64) };
+    let file = |path: &str| common::Artifact {
+        path: path.to_owned(),
+        size_bytes: 2048,
+        sha256: "0".repeat(64),
+        junit: false,
+    };
     let kept = common::Artifacts {
         files: vec![file("report/<b>.html"), file("/tmp/x")],
         left_out: 1,

@@ -3,20 +3,74 @@
 //! somebody asks.
 
 use common::{
-    RunNumber, RunState, StepId, StepRun, StepTests, TaskId, TestCounts, TestHistory, TestView, Tests,
-    TestsView,
+    Artifact, Attempt, RunNumber, RunState, StepId, StepRun, StepTests, TaskId, TestCounts, TestHistory,
+    TestView, Tests, TestsView,
 };
 use std::collections::BTreeMap;
 use std::io;
 
+use super::junit;
 use super::output::{OutputId, Outputs};
 use super::store::{AttemptTests, StoreError, StoredTests, bounded, of_ground};
 use super::{Runs, RunsError};
 use crate::joined::joined;
 
+/// The reports that steps of an attempt left.
+pub(super) type Reports = Vec<(StepId, Vec<Artifact>)>;
+
+/// So much of one step's reports is read.
+const MOST_BYTES: u64 = 64 * 1024 * 1024;
+
+pub(super) fn reports(attempt: &Attempt) -> Reports {
+    let of_step = |step: &StepRun| {
+        let files = step.artifacts.as_ref()?.files.iter().filter(|file| file.junit).cloned();
+        Some((step.id.clone(), files.collect()))
+    };
+    attempt.steps.iter().filter_map(of_step).filter(|(_, files): &(_, Vec<_>)| !files.is_empty()).collect()
+}
+
 /// By step: the one place where all that tells of a step's tests comes together. Waits for the disk.
-pub(super) fn of_steps(outputs: &Outputs, id: OutputId) -> io::Result<BTreeMap<StepId, StepTests>> {
-    outputs.heard(id)
+pub(super) fn of_steps(
+    outputs: &Outputs,
+    id: OutputId,
+    reports: &Reports,
+) -> io::Result<BTreeMap<StepId, StepTests>> {
+    let mut steps = outputs.heard(id)?;
+    for (step, files) in reports {
+        let Some(listed) = listed(outputs, id, files) else { continue };
+        let of_step = steps.entry(step.clone()).or_default();
+        let heard = std::mem::take(&mut of_step.tests);
+        // A runner that wrote a report of no test says so as much as one that prints it.
+        of_step.ran_none |= listed.counts.total() == 0 && heard.counts.total() == 0;
+        of_step.tests = listed.rather_than(heard);
+    }
+    Ok(steps)
+}
+
+/// None where none of them can be read: then what was heard is all there is.
+fn listed(outputs: &Outputs, id: OutputId, files: &[Artifact]) -> Option<Tests> {
+    let mut all: Option<Tests> = None;
+    let mut left = MOST_BYTES;
+    for file in files {
+        let path = outputs.artifact(id, file);
+        let read = match left.checked_sub(file.size_bytes) {
+            Some(rest) => {
+                left = rest;
+                std::fs::read(&path).map_err(|error| error.to_string()).and_then(|xml| junit::read(&xml))
+            }
+            None => Err(format!("beyond {} MiB of reports for one step", MOST_BYTES >> 20)),
+        };
+        match read {
+            Ok(tests) => all = Some(all.take().unwrap_or_default().and(tests)),
+            Err(why) => tracing::warn!(
+                run.id = id.run.0,
+                "the report {} of a task in run {} is not read: {why}",
+                crate::terminal::plain(&file.path),
+                id.run
+            ),
+        }
+    }
+    all
 }
 
 /// Of all its steps.
@@ -76,7 +130,8 @@ impl Runs {
             },
             None => {
                 let place = state.place(task).expect("it is a task of this run");
-                let tests = self.heard_now(OutputId { run, task: place, attempt }).await;
+                let reports = found.map(reports).unwrap_or_default();
+                let tests = self.heard_now(OutputId { run, task: place, attempt }, reports).await;
                 let told = |test| TestView { test, flaky: false };
                 let stored = StoredTests {
                     tests: tests.results.into_iter().map(told).collect(),
@@ -88,9 +143,9 @@ impl Runs {
         Ok(TestsView { run, task: task.clone(), attempt, counts, tests, omitted })
     }
 
-    async fn heard_now(&self, id: OutputId) -> Tests {
+    async fn heard_now(&self, id: OutputId, reports: Reports) -> Tests {
         let outputs = self.outputs().clone();
-        let heard = tokio::task::spawn_blocking(move || of_steps(&outputs, id)).await;
+        let heard = tokio::task::spawn_blocking(move || of_steps(&outputs, id, &reports)).await;
         match joined(heard).await {
             Ok(steps) => of_attempt(steps),
             Err(error) => {

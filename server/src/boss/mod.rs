@@ -2,7 +2,6 @@
 
 mod api;
 mod attempt_tests;
-#[cfg_attr(not(test), expect(dead_code, reason = "reports come out of containers with the artifacts"))]
 pub(crate) mod junit;
 mod output;
 mod packet;

@@ -176,7 +176,7 @@ mod tests {
     #[test]
     fn names_lead_nowhere_but_down() {
         let of = |path: &str| {
-            let file = Artifact { path: path.to_owned(), size_bytes: 0, sha256: String::new() };
+            let file = Artifact { path: path.to_owned(), size_bytes: 0, sha256: String::new(), junit: false };
             place(Path::new("to"), Some(2), &file).ok()
         };
         assert_eq!(of("a/b"), Some(PathBuf::from("to/step-2/a/b")));

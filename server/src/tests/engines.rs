@@ -299,7 +299,20 @@ async fn artifacts_are_kept_whatever_the_exit(rig: &Rig) {
     assert_eq!(rig.post(&other).await.status(), 409);
     other["id"] = json!("k-2");
     assert_eq!(rig.run(other).await.artifacts(), common::Artifacts::default());
+    a_report_is_of_this_run(rig).await;
     assert_eq!(rig.get("/steps/k-2/artifacts/0").send().await.unwrap().status(), 404);
+}
+
+/// What was there before is none of it, whatever it is called.
+async fn a_report_is_of_this_run(rig: &Rig) {
+    let command = "printf '<testsuite/>' > /new.xml; printf '<testsuite/>' > /old.xml; touch -d 2020-01-01 /old.xml; true";
+    let spec = json!({"image": IMAGE, "command": command, "junit": ["/*.xml"], "artifacts": ["/new*"]});
+    let artifacts = rig.run(spec).await.artifacts();
+    let reports: Vec<(&str, bool)> =
+        artifacts.files.iter().map(|file| (file.path.as_str(), file.junit)).collect();
+    assert_eq!(reports, [("new.xml", true), ("old.xml", !rig.is_real())], "{artifacts:?}");
+    let none = rig.run(json!({"image": IMAGE, "command": "true", "junit": ["r.xml"]})).await.artifacts();
+    assert_eq!(none.problem.unwrap(), "no JUnit report was found: r.xml");
 }
 
 async fn artifacts_are_regular_files_within_bounds(rig: &Rig) {
@@ -323,6 +336,7 @@ async fn artifacts_are_regular_files_within_bounds(rig: &Rig) {
     }
     let problem = artifacts.problem.unwrap();
     assert_eq!(artifacts.left_out, 1, "{problem}");
+    assert!(artifacts.files.iter().all(|file| !file.junit));
     for words in ["larger than 64 MiB (big.xml)", "/work/p.xml is a link", "/work/linked is a link"] {
         assert!(problem.contains(words), "{words}: {problem}");
     }

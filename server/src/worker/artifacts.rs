@@ -4,7 +4,7 @@
 //! bounds are held: names and sizes are those of a stranger. Only bytes are taken, under numbers as names; never a
 //! link, a device, a mode or an owner.
 
-use common::{Artifact, Artifacts, is_path};
+use common::{Artifact, Artifacts, StepSpec, is_path};
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeMap, HashSet};
@@ -14,7 +14,7 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use crate::limits;
 
@@ -33,6 +33,9 @@ const READ_BYTES: usize = 128 * 1024;
 pub(crate) struct Wanted {
     workdir: Vec<String>,
     looks: Vec<Look>,
+    /// Those that are reports of tests, and what was asked for as such.
+    reports: GlobSet,
+    asked: Vec<String>,
 }
 
 /// One place to look in.
@@ -48,10 +51,12 @@ pub(crate) struct Look {
 
 impl Wanted {
     /// Patterns that were checked, below a working directory as the container has it.
-    pub(crate) fn new(workdir: &str, patterns: &[String]) -> Result<Wanted, String> {
+    pub(crate) fn new(workdir: &str, spec: &StepSpec) -> Result<Wanted, String> {
         let workdir = names(workdir);
+        let mut reports = GlobSetBuilder::new();
         let mut looks: BTreeMap<Vec<String>, (usize, GlobSetBuilder)> = BTreeMap::new();
-        for pattern in patterns {
+        let patterns = spec.artifacts.iter().map(|pattern| (pattern, false));
+        for (pattern, is_report) in patterns.chain(spec.junit.iter().map(|pattern| (pattern, true))) {
             let fixed = if pattern.starts_with('/') { Vec::new() } else { workdir.clone() };
             let asked = names(pattern);
             let plain = asked.iter().take_while(|name| !name.contains(['*', '?'])).count();
@@ -70,7 +75,11 @@ impl Wanted {
             }
             for text in texts {
                 let glob = GlobBuilder::new(&text).literal_separator(true).backslash_escape(true).build();
-                globs.add(glob.map_err(|error| format!("{pattern} is no pattern: {error}"))?);
+                let glob = glob.map_err(|error| format!("{pattern} is no pattern: {error}"))?;
+                if is_report {
+                    reports.add(glob.clone());
+                }
+                globs.add(glob);
             }
         }
         let look = |(root, (depth, globs)): (Vec<String>, (usize, GlobSetBuilder))| {
@@ -79,7 +88,8 @@ impl Wanted {
             Ok(Look { root, trusted, depth, globs })
         };
         let looks = looks.into_iter().map(look).collect::<Result<_, String>>()?;
-        Ok(Wanted { workdir, looks })
+        let reports = reports.build().map_err(|error| format!("too many patterns: {error}"))?;
+        Ok(Wanted { workdir, looks, reports, asked: spec.junit.clone() })
     }
 
     pub(crate) fn looks(&self) -> &[Look] {
@@ -129,6 +139,10 @@ fn escaped(name: &str, all: bool) -> String {
 pub(crate) struct Taker {
     folder: PathBuf,
     workdir: String,
+    reports: GlobSet,
+    asked: Vec<String>,
+    /// When the command began.
+    since: Option<SystemTime>,
     kept: Artifacts,
     /// By path: what one look has found need not be looked at by the next.
     met: HashSet<String>,
@@ -175,7 +189,8 @@ impl Drop for Stopper {
 
 impl Taker {
     /// Into a new folder; what an earlier worker had begun to take there goes.
-    pub(crate) fn new(folder: &Path, wanted: &Wanted) -> io::Result<Taker> {
+    /// A report that was last written before `since` is of an earlier run of the tests, and no report of this one.
+    pub(crate) fn new(folder: &Path, wanted: &Wanted, since: Option<SystemTime>) -> io::Result<Taker> {
         match fs::remove_dir_all(folder) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             Ok(()) | Err(_) => {}
@@ -184,6 +199,9 @@ impl Taker {
         Ok(Taker {
             folder: folder.to_owned(),
             workdir: wanted.workdir.iter().map(|name| format!("/{name}")).collect::<String>() + "/",
+            reports: wanted.reports.clone(),
+            asked: wanted.asked.clone(),
+            since,
             kept: Artifacts::default(),
             met: HashSet::new(),
             bytes: 0,
@@ -226,9 +244,16 @@ impl Taker {
         self.met.contains(path)
     }
 
-    /// A regular file that is wanted: its path from the root, with a slash before each name, its size and its bytes.
+    /// A regular file that is wanted: its path from the root, with a slash before each name, its size, when it was last
+    /// written, where that is known, and its bytes.
     /// Fails where it cannot be written down.
-    pub(crate) fn offer(&mut self, path: &str, size_bytes: u64, from: impl Read) -> io::Result<()> {
+    pub(crate) fn offer(
+        &mut self,
+        path: &str,
+        size_bytes: u64,
+        modified: Option<SystemTime>,
+        from: impl Read,
+    ) -> io::Result<()> {
         if !self.met.insert(path.to_owned()) {
             return Ok(());
         }
@@ -255,7 +280,15 @@ impl Taker {
             Ok(sha256) => {
                 self.bytes += size_bytes;
                 self.path_bytes += shown.len();
-                self.kept.files.push(Artifact { path: shown.to_owned(), size_bytes, sha256 });
+                let is_report = self.reports.is_match(path);
+                let is_old = self.since.zip(modified).is_some_and(|(since, modified)| modified < since);
+                if is_report && is_old {
+                    self.trouble(format!(
+                        "{shown} was there before the command began: not read as its report"
+                    ));
+                }
+                let junit = is_report && !is_old;
+                self.kept.files.push(Artifact { path: shown.to_owned(), size_bytes, sha256, junit });
                 Ok(())
             }
             Err(NotWritten::Source) => {
@@ -299,7 +332,10 @@ impl Taker {
     }
 
     pub(crate) fn end(self) -> Artifacts {
-        let Taker { mut kept, left_out, mut troubles, .. } = self;
+        let Taker { mut kept, left_out, mut troubles, asked, .. } = self;
+        if !asked.is_empty() && !kept.files.iter().any(|file| file.junit) {
+            troubles.push(format!("no JUnit report was found: {}", asked.join(", ")));
+        }
         troubles.extend(left_out.into_iter().map(|(bound, (count, told))| {
             let more = if count > told.len() as u64 { ", ..." } else { "" };
             format!("left out: {count} {} ({}{more})", bound.words(), told.join(", "))
@@ -341,8 +377,9 @@ mod tests {
     use super::*;
 
     fn wanted(workdir: &str, patterns: &[&str]) -> Wanted {
-        let patterns: Vec<String> = patterns.iter().map(|pattern| (*pattern).to_owned()).collect();
-        Wanted::new(workdir, &patterns).unwrap_or_else(|why| panic!("{why}"))
+        let mut spec = StepSpec::new("x", common::Command::Shell("x".to_owned()));
+        spec.artifacts = patterns.iter().map(|pattern| (*pattern).to_owned()).collect();
+        Wanted::new(workdir, &spec).unwrap_or_else(|why| panic!("{why}"))
     }
 
     fn wants(pattern: &str, path: &str) -> bool {
@@ -401,18 +438,18 @@ mod tests {
     fn bounds_hold_and_are_told() {
         let folder = tempfile::tempdir().unwrap();
         let wanted = wanted("/app", &["**"]);
-        let mut taker = Taker::new(&folder.path().join("kept"), &wanted).unwrap();
+        let mut taker = Taker::new(&folder.path().join("kept"), &wanted, None).unwrap();
         let zeros = || io::repeat(0);
-        taker.offer("/app/large", Artifacts::LARGEST_BYTES + 1, zeros()).unwrap();
-        taker.offer("/app/short", 9, &b"12345678"[..]).unwrap();
-        taker.offer("/app/a\nb", 1, zeros()).unwrap();
-        taker.offer("/app/../x", 1, zeros()).unwrap();
+        taker.offer("/app/large", Artifacts::LARGEST_BYTES + 1, None, zeros()).unwrap();
+        taker.offer("/app/short", 9, None, &b"12345678"[..]).unwrap();
+        taker.offer("/app/a\nb", 1, None, zeros()).unwrap();
+        taker.offer("/app/../x", 1, None, zeros()).unwrap();
         for _ in 0..2 {
-            taker.offer("/app/whole", 3, &b"abcd"[..]).unwrap();
+            taker.offer("/app/whole", 3, None, &b"abcd"[..]).unwrap();
         }
-        taker.offer("/tmp/x", 0, io::empty()).unwrap();
+        taker.offer("/tmp/x", 0, None, io::empty()).unwrap();
         for number in 0..Artifacts::MOST_FILES {
-            taker.offer(&format!("/app/{number}"), 0, io::empty()).unwrap();
+            taker.offer(&format!("/app/{number}"), 0, None, io::empty()).unwrap();
         }
         let kept = taker.end();
         kept.check().unwrap();

@@ -252,19 +252,19 @@ impl Engine {
         }
     }
 
-    /// Takes the files that these patterns mean out of the step's container, which has ended, into a new folder. Comes
+    /// Takes the files that its spec wants out of the step's container, which has ended, into a new folder. Comes
     /// back within `limits::ARTIFACTS`, with what was taken by then. Dropped, it stops soon.
     pub(crate) async fn take_artifacts(
         &self,
         step: &StepId,
-        patterns: &[String],
+        spec: &StepSpec,
         folder: &Path,
     ) -> Result<Artifacts, Fault> {
         match self {
-            Engine::Auto(auto) => auto.take_artifacts(step, patterns, folder).await,
-            Engine::Docker(docker) => docker.take_artifacts(step, patterns, folder).await,
-            Engine::Native(native) => native.take_artifacts(step, patterns, folder).await,
-            Engine::Fake(fake) => fake.take_artifacts(step, patterns, folder),
+            Engine::Auto(auto) => auto.take_artifacts(step, spec, folder).await,
+            Engine::Docker(docker) => docker.take_artifacts(step, spec, folder).await,
+            Engine::Native(native) => native.take_artifacts(step, spec, folder).await,
+            Engine::Fake(fake) => fake.take_artifacts(step, spec, folder),
         }
     }
 

@@ -80,8 +80,8 @@ impl Life {
 
     /// Which files are kept of a step that has ended so. Its container is there still.
     async fn take_artifacts(&self, event: &StepEvent) -> Result<Option<Artifacts>, Left> {
-        let patterns = &self.spec.artifacts;
-        if patterns.is_empty() || self.step.spool.phase() != Phase::Running {
+        let wants_none = self.spec.artifacts.is_empty() && self.spec.junit.is_empty();
+        if wants_none || self.step.spool.phase() != Phase::Running {
             return Ok(None);
         }
         let why_none = match event {
@@ -110,7 +110,7 @@ impl Life {
             biased;
             () = self.hand_over.cancelled() => return Err(Left),
             _ = self.step.asked_to_stop(), if !is_cancelled => Err("the step was cancelled meanwhile".to_owned()),
-            taken = timeout(limits::ARTIFACTS + LATE, engine.take_artifacts(&self.step.id, patterns, &folder)) => {
+            taken = timeout(limits::ARTIFACTS + LATE, engine.take_artifacts(&self.step.id, &self.spec, &folder)) => {
                 match taken {
                     Ok(taken) => taken.map_err(|fault| fault.message),
                     Err(_) => Err("the engine does not answer".to_owned()),

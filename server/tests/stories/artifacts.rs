@@ -107,3 +107,28 @@ class One(Stage):
         assert_eq!(&bytes[..], b"\x01\xff", "{engine}");
     }
 }
+
+const REPORTED: &str = r#"
+class One(Stage):
+    def task_reported(self):
+        run(WORKER, IMAGE, """print 2 passed, 0 failed; printf '<testsuites><testsuite name="s"><testcase classname="a.B" name="one" time="0.5"/>\
+<testcase classname="a.B" name="two"><failure message="not right">at line 7</failure></testcase></testsuite></testsuites>' > r/x.xml; exit 1""",
+            junit="r/*.xml")
+
+    def task_empty(self):
+        run(WORKER, IMAGE, """printf '<testsuite name="s"></testsuite>' > r.xml""", junit=["r.xml"])
+"#;
+
+/// A report is believed, and one of no test proves nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_report_says_of_tests_is_what_is_shown() {
+    let ci = Ci::with(REPORTED).await;
+    let run = ci.run().await;
+    let tests = ci.get(&format!("/api/runs/{}/tasks/One.reported/tests", run.number)).await;
+    let told: Vec<(&str, &str)> = (tests["tests"].as_array().unwrap().iter())
+        .map(|test| (test["name"].as_str().unwrap(), test["outcome"].as_str().unwrap()))
+        .collect();
+    assert_eq!((told.len(), told[0].1, told[1].1), (2, "failed", "passed"), "{tests}");
+    assert!(told[0].0.ends_with("two") && told[1].0.ends_with("one"), "{told:?}");
+    assert_eq!(run.task("One.empty"), "failed: no_tests");
+}

@@ -486,7 +486,12 @@ impl Run {
         ended: Word,
     ) -> (Word, Option<(TestCounts, AttemptTests)>) {
         let outputs = self.all.outputs.clone();
-        let steps = tokio::task::spawn_blocking(move || attempt_tests::of_steps(&outputs, output))
+        let of_attempt = |state: &RunState| {
+            let found = state.task(task).and_then(|task| task.attempts.get(output.attempt as usize - 1));
+            found.map(attempt_tests::reports).unwrap_or_default()
+        };
+        let reports = self.log.look(of_attempt).await;
+        let steps = tokio::task::spawn_blocking(move || attempt_tests::of_steps(&outputs, output, &reports))
             .await
             .unwrap_or_else(|panicked| Err(std::io::Error::other(panicked)));
         let steps = match steps {

@@ -232,12 +232,12 @@ impl Auto {
     pub(super) async fn take_artifacts(
         &self,
         step: &StepId,
-        patterns: &[String],
+        spec: &StepSpec,
         folder: &Path,
     ) -> Result<Artifacts, Fault> {
         match self.of(step).map(|choice| choice.engine) {
-            Some(Which::Native) => self.0.native.take_artifacts(step, patterns, folder).await,
-            Some(Which::Docker) | None => self.0.docker.take_artifacts(step, patterns, folder).await,
+            Some(Which::Native) => self.0.native.take_artifacts(step, spec, folder).await,
+            Some(Which::Docker) | None => self.0.docker.take_artifacts(step, spec, folder).await,
         }
     }
 

@@ -175,17 +175,17 @@ impl Fake {
     pub(super) fn take_artifacts(
         &self,
         step: &StepId,
-        patterns: &[String],
+        spec: &StepSpec,
         folder: &Path,
     ) -> Result<Artifacts, Fault> {
         self.check()?;
         let container = self.container(step).ok_or_else(|| Fault::not_taken("the container is gone"))?;
-        let wanted = Wanted::new(&container.workdir, patterns).map_err(Fault::not_taken)?;
-        let mut taker = Taker::new(folder, &wanted).map_err(Fault::not_taken)?;
+        let wanted = Wanted::new(&container.workdir, spec).map_err(Fault::not_taken)?;
+        let mut taker = Taker::new(folder, &wanted, None).map_err(Fault::not_taken)?;
         let files = lock(&container.files).clone();
         for (path, bytes) in &files {
             if wanted.looks().iter().any(|look| look.wants(path)) {
-                taker.offer(path, bytes.len() as u64, &bytes[..]).map_err(Fault::not_taken)?;
+                taker.offer(path, bytes.len() as u64, None, &bytes[..]).map_err(Fault::not_taken)?;
             }
         }
         Ok(taker.end())

@@ -4,11 +4,12 @@
 use bollard::Docker as Client;
 use bollard::query_parameters::{ContainerArchiveInfoOptions, DownloadFromContainerOptions};
 use bytes::Bytes;
-use common::{Artifacts, StepId};
+use common::{Artifacts, StepId, StepSpec};
 use futures_util::StreamExt as _;
 use std::io::{self, Read};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 
@@ -16,12 +17,15 @@ use super::super::super::artifacts::{Look, Taker, Wanted};
 use super::super::Fault;
 use super::Docker;
 use super::client::{Trouble, trouble_of};
+use super::watch;
 
 /// Docker sends all that is in a folder, also what nobody wants: no more than this is read for one pattern.
 const MOST_ARCHIVE_BYTES: u64 = 256 * 1024 * 1024;
 
 /// Pieces of an archive that may wait to be looked at.
 const PIECES: usize = 16;
+
+const ROUNDED: Duration = Duration::from_secs(2);
 
 /// As Docker writes modes.
 const LINK: u32 = 1 << 27;
@@ -30,7 +34,7 @@ impl Docker {
     pub(in super::super) async fn take_artifacts(
         &self,
         step: &StepId,
-        patterns: &[String],
+        spec: &StepSpec,
         to: &Path,
     ) -> Result<Artifacts, Fault> {
         let client = self.client().await?;
@@ -43,9 +47,11 @@ impl Docker {
             found = self.inspect(&client, &container).await;
         }
         let found = found.map_err(|trouble| self.fault(trouble))?;
+        // Docker notes it a little late, and an archive has whole seconds.
+        let since = watch::started_at(&found).map(|started| started - ROUNDED);
         let workdir = found.config.and_then(|config| config.working_dir).unwrap_or_default();
-        let wanted = Arc::new(Wanted::new(&workdir, patterns).map_err(Fault::not_taken)?);
-        let mut taker = Taker::new(to, &wanted).map_err(Fault::not_taken)?;
+        let wanted = Arc::new(Wanted::new(&workdir, spec).map_err(Fault::not_taken)?);
+        let mut taker = Taker::new(to, &wanted, since).map_err(Fault::not_taken)?;
         for number in 0..wanted.looks().len() {
             taker = self.look(&client, &container, &wanted, number, taker).await?;
         }
@@ -197,7 +203,9 @@ impl Looking<'_> {
                 continue;
             }
             let size_bytes = entry.size();
-            self.taker.offer(&path, size_bytes, &mut entry)?;
+            let modified =
+                entry.header().mtime().ok().map(|s| SystemTime::UNIX_EPOCH + Duration::from_secs(s));
+            self.taker.offer(&path, size_bytes, modified, &mut entry)?;
         }
         Ok(())
     }

@@ -5,7 +5,7 @@
 //! them any more; all the same nothing is believed of what lies there: folders are entered and files opened beneath
 //! that mount only, through no link below the working directory.
 
-use common::{Artifacts, StepId};
+use common::{Artifacts, StepId, StepSpec};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use std::ffi::OsStr;
@@ -17,7 +17,7 @@ use tokio::sync::oneshot;
 
 use super::super::super::artifacts::{Look, Taker, Wanted};
 use super::files::Doing as _;
-use super::order::{BASE, Base, ORDER, Order};
+use super::order::{BASE, Base, ORDER, Order, STARTED};
 use super::over::{self, FOLDER};
 use super::{Fault, Native};
 
@@ -29,12 +29,12 @@ impl Native {
     pub(in super::super) async fn take_artifacts(
         &self,
         step: &StepId,
-        patterns: &[String],
+        spec: &StepSpec,
         to: &Path,
     ) -> Result<Artifacts, Fault> {
-        let (folder, patterns, to) = (self.folder_of(step), patterns.to_vec(), to.to_owned());
+        let (folder, spec, to) = (self.folder_of(step), spec.clone(), to.to_owned());
         let (stopper, stops) = oneshot::channel();
-        let taking = tokio::task::spawn_blocking(move || take(&folder, &patterns, &to, stopper));
+        let taking = tokio::task::spawn_blocking(move || take(&folder, &spec, &to, stopper));
         // With this future it goes, and the thread does soon after.
         let _stops = stops.await;
         let taken = taking.await.unwrap_or_else(|error| Err(error.to_string()));
@@ -44,7 +44,7 @@ impl Native {
 
 fn take(
     folder: &Path,
-    patterns: &[String],
+    spec: &StepSpec,
     to: &Path,
     stopper: oneshot::Sender<super::super::super::artifacts::Stopper>,
 ) -> Result<Artifacts, String> {
@@ -55,8 +55,10 @@ fn take(
     let _image = held(&base.image_lock, "the image")?;
     let _source = order.source.as_ref().map(|source| held(&source.lock, "the source")).transpose()?;
     let left = Left::of(folder, &base, &order)?;
-    let wanted = Wanted::new(&order.workdir, patterns)?;
-    let mut taker = Taker::new(to, &wanted).doing("making room for artifacts")?;
+    let wanted = Wanted::new(&order.workdir, spec)?;
+    // Written by the same clock right before it began.
+    let since = fs::metadata(folder.join(STARTED)).and_then(|started| started.modified()).ok();
+    let mut taker = Taker::new(to, &wanted, since).doing("making room for artifacts")?;
     // Nobody may wait for it any more.
     drop(stopper.send(taker.stopper()));
     for look in wanted.looks() {
@@ -232,7 +234,7 @@ impl Left {
         if !found.is_file() {
             return Ok(());
         }
-        taker.offer(&path, found.len(), file)
+        taker.offer(&path, found.len(), found.modified().ok(), file)
     }
 }
 
