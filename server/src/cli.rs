@@ -165,6 +165,9 @@ pub(crate) struct Serve {
     /// How much the sources of steps may take in all [default: 10737418240, 10 GiB]
     #[arg(long, value_name = "BYTES", requires = "worker")]
     pub(crate) source_cache_bytes: Option<u64>,
+    /// How much images that build(...) made may take in Docker in all, without what they build upon [default: 21474836480, 20 GiB]
+    #[arg(long, value_name = "BYTES", requires = "worker")]
+    pub(crate) build_cache_bytes: Option<u64>,
     /// A capability that containers get in addition to the six that they have, such as NET_RAW
     #[arg(long, value_name = "CAP", requires = "worker")]
     pub(crate) allow_cap: Vec<String>,

@@ -144,6 +144,11 @@ pub(crate) const SOURCE_RECENT: Duration = Duration::from_secs(600);
 pub(crate) const SOURCE_IDLE: Duration = Duration::from_secs(5);
 pub(crate) const SOURCE_DRAFT: Duration = Duration::from_secs(3600);
 
+/// What images that were built may have of their own in Docker. One that was used so lately a later stage of its run may
+/// want; a task takes no longer.
+pub(crate) const BUILD_CACHE_BYTES: u64 = 20 * 1024 * 1024 * 1024;
+pub(crate) const BUILD_RECENT: Duration = Duration::from_secs(7200);
+
 /// Copying a source into a container of Docker.
 pub(crate) const DOCKER_COPY: Duration = Duration::from_secs(300);
 

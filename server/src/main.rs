@@ -181,6 +181,7 @@ async fn worker(serve: Serve) -> Result<(), SetupError> {
         spool_bytes: serve.spool_bytes,
         image_cache_bytes: serve.image_cache_bytes,
         source_cache_bytes: serve.source_cache_bytes,
+        build_cache_bytes: serve.build_cache_bytes,
         allow_cap: serve.allow_cap,
     };
     worker::serve(options, told, say::out).await

@@ -10,6 +10,7 @@ use std::process::Command;
 
 use super::rig::{IMAGE, Rig, Told, docker};
 use super::sources::Files;
+use crate::worker::EngineChoice;
 
 /// A name for images that no other test has. What has it, is removed with it.
 struct Name(String);
@@ -346,6 +347,41 @@ async fn a_dockerignore_means_what_docker_build_takes_it_for() {
         assert_ne!(listed(&theirs), Vec::<String>::new(), "{ignore}");
     });
     join_all(compare).await;
+    remove_made(&rig);
+    rig.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_too_many_those_go_that_were_not_used_for_longest() {
+    let rig = Rig::with(EngineChoice::Docker { host: None }, |setup| setup.build_cache_bytes = 0).await;
+    let names = [Name::new(), Name::new(), Name::new(), Name::new()];
+    let mut made_ids = Vec::new();
+    for (at, name) in names.iter().enumerate() {
+        let dockerfile = format!("FROM {IMAGE}\nRUN head -c 5000 /dev/zero > /{at}-{}", name.0);
+        let tree = files(&[("Dockerfile", &dockerfile)]).send(&rig).await;
+        made_ids.push(made(&rig.run(spec(name, &tree, json!({}))).await));
+    }
+    // The first has another name, the second a container, the third nothing but ours; the fourth was just used.
+    let theirs = Name::new();
+    docker(&["tag", &names[0].0, &theirs.0]);
+    let container = docker(&["create", &names[1].0, "true"]);
+    let images = rig.data.path().join("cache/builds/images");
+    let long_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(8000);
+    for id in &made_ids[..3] {
+        let file = fs::File::open(images.join(id.strip_prefix("sha256:").unwrap())).unwrap();
+        file.set_modified(long_ago).unwrap();
+    }
+    let (data, engine) = rig.hand_over().await;
+    let rig = Rig::on(data, engine, |setup| setup.build_cache_bytes = 0).await;
+    // A worker looks when it begins.
+    let give_up = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    while names[2].is_there() && std::time::Instant::now() < give_up {
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    let there: Vec<bool> = names.iter().map(Name::is_there).collect();
+    assert_eq!(there, [true, true, false, true]);
+    docker(&["rm", container.trim()]);
+    drop(theirs);
     remove_made(&rig);
     rig.finish().await;
 }

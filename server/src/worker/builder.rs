@@ -75,6 +75,15 @@ impl Builder {
         }
     }
 
+    /// Lets go of images where there are too many, those first that were not used for longest. `wanted`: does a step
+    /// that waits or runs here want the image, by its digest or its name?
+    pub(crate) async fn sweep(&self, wanted: &(dyn Fn(&str) -> bool + Sync)) -> Result<(), Fault> {
+        match self {
+            Builder::Docker(builds) => builds.sweep(wanted).await,
+            Builder::Fake(_) => Ok(()),
+        }
+    }
+
     /// A step runs on this image. Those that were used last are kept.
     pub(crate) fn note_use(&self, image_digest: &str) {
         match self {

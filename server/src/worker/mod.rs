@@ -65,6 +65,7 @@ pub(crate) struct Options {
     pub(crate) spool_bytes: Option<u64>,
     pub(crate) image_cache_bytes: Option<u64>,
     pub(crate) source_cache_bytes: Option<u64>,
+    pub(crate) build_cache_bytes: Option<u64>,
     pub(crate) allow_cap: Vec<String>,
 }
 
@@ -77,7 +78,7 @@ pub(crate) async fn serve(
 ) -> Result<(), SetupError> {
     let Options { listen, slots, engine, docker_host, data, max_output_bytes, spool_bytes, .. } = options;
     let (image_cache_bytes, allow_cap) = (options.image_cache_bytes, options.allow_cap);
-    let source_cache_bytes = options.source_cache_bytes;
+    let (source_cache_bytes, build_cache_bytes) = (options.source_cache_bytes, options.build_cache_bytes);
     let folder = data.hold(WORKER)?;
     let token = Token::of(&data)?;
     let token_path = token.path().display().to_string();
@@ -94,6 +95,7 @@ pub(crate) async fn serve(
     setup.max_output_bytes = max_output_bytes.unwrap_or(setup.max_output_bytes);
     setup.spool_bytes = spool_bytes.unwrap_or(setup.spool_bytes);
     setup.source_cache_bytes = source_cache_bytes.unwrap_or(setup.source_cache_bytes);
+    setup.build_cache_bytes = build_cache_bytes.unwrap_or(setup.build_cache_bytes);
     let slots = setup.slots;
     let worker = Worker::begin(setup).await?;
     let engine = worker.steps.engine();
@@ -192,6 +194,7 @@ pub(crate) struct Setup {
     pub(crate) source_cache_bytes: u64,
     /// Where it is written down which images were built, for all workers of the data directory, and its instance.
     build_cache: PathBuf,
+    pub(crate) build_cache_bytes: u64,
     owner: String,
     pub(crate) patience: Patience,
     pub(crate) deadlines: Deadlines,
@@ -278,6 +281,7 @@ impl Setup {
             source_cache: data.path().join("cache").join("sources"),
             source_cache_bytes: limits::SOURCE_CACHE_BYTES,
             build_cache: data.path().join("cache").join("builds"),
+            build_cache_bytes: limits::BUILD_CACHE_BYTES,
             owner: data.instance().to_owned(),
             patience: Patience::default(),
             deadlines: Deadlines::default(),
@@ -304,7 +308,9 @@ impl Worker {
         let (source_cache, source_cache_bytes) = (setup.source_cache, setup.source_cache_bytes);
         let unusable = |error: std::io::Error| unusable(&folder.path, &error);
         let builder = |docker| {
-            Builds::open(docker, &setup.build_cache, &setup.owner).map(Builder::Docker).map_err(unusable)
+            Builds::open(docker, &setup.build_cache, &setup.owner, setup.build_cache_bytes)
+                .map(Builder::Docker)
+                .map_err(unusable)
         };
         let (engine, builder) = match engine {
             EngineChoice::Docker { host } => {
@@ -382,6 +388,9 @@ async fn keep_house(steps: Steps) {
     loop {
         if let Err(fault) = steps.sweep().await {
             tracing::debug!("nothing can be swept now: {fault}");
+        }
+        if let Err(fault) = steps.sweep_images().await {
+            tracing::debug!("the images that were built cannot be looked through now: {fault}");
         }
         steps.record_ends().await;
         let due = steps.are_full() || kept.is_none_or(|kept| kept.elapsed() >= limits::KEEP_RECORDS);

@@ -439,6 +439,16 @@ impl Steps {
         Ok(())
     }
 
+    /// Keeps the images that were built within their bound.
+    pub(crate) async fn sweep_images(&self) -> Result<(), Fault> {
+        let wanted = |image: &str| {
+            let steps: Vec<Arc<Step>> = self.known().values().cloned().collect();
+            let mut specs = steps.iter().filter_map(|step| step.spool.spec().ok());
+            specs.any(|spec| spec.image == image || spec.image_digest.as_deref() == Some(image))
+        };
+        self.0.builder.sweep(&wanted).await
+    }
+
     /// Takes no new steps from here on.
     pub(crate) fn drain(&self) {
         self.0.draining.cancel();

@@ -535,7 +535,9 @@ impl Run {
             let steps = &state.task(task)?.attempts.iter().find(|known| known.number == attempt)?.steps;
             let none = |step: &&StepRun| {
                 let passed = matches!(&step.state, StepState::Ended(end) if end.verdict.passed());
-                passed && !step.spec.allow_no_tests && heard.get(&step.id).is_some_and(|tests| tests.ran_none)
+                // That an image was made is all that a build says.
+                let may_run_none = step.spec.allow_no_tests || step.spec.build().is_some();
+                passed && !may_run_none && heard.get(&step.id).is_some_and(|tests| tests.ran_none)
             };
             steps.iter().find(none).map(|step| step.spec.command.for_show())
         };

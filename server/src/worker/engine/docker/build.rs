@@ -10,6 +10,7 @@ mod dockerfile;
 mod follow;
 mod ignore;
 mod kept;
+mod letting_go;
 mod making;
 
 use bollard::Docker as Client;
@@ -46,6 +47,8 @@ struct Inner {
     /// The instance of the data directory, whose images all of its workers share.
     owner: String,
     kept: Kept,
+    /// What all images together may have of their own.
+    bound_bytes: u64,
     /// Those under way, by key.
     works: Mutex<HashMap<String, Arc<Work>>>,
     following: Mutex<HashMap<StepId, Following>>,
@@ -78,10 +81,10 @@ enum Owner {
 
 impl Builds {
     /// `folder`: shared by all workers of the data directory `owner`.
-    pub(crate) fn open(docker: Docker, folder: &Path, owner: &str) -> io::Result<Builds> {
-        let kept = Kept::open(folder)?;
+    pub(crate) fn open(docker: Docker, folder: &Path, owner: &str, bound_bytes: u64) -> io::Result<Builds> {
+        let (kept, owner) = (Kept::open(folder)?, owner.to_owned());
         let (works, following) = (Mutex::default(), Mutex::default());
-        Ok(Builds(Arc::new(Inner { docker, owner: owner.to_owned(), kept, works, following })))
+        Ok(Builds(Arc::new(Inner { docker, owner, kept, bound_bytes, works, following })))
     }
 
     pub(crate) async fn look(&self, order: &Order) -> Option<Running> {
@@ -217,8 +220,7 @@ impl Builds {
             return Ok(Owner::Itself);
         }
         let label = found.config.and_then(|config| config.labels?.remove(LABEL));
-        let of_us =
-            label.filter(|label| label.strip_prefix(&self.0.owner).is_some_and(|k| k.starts_with('.')));
+        let of_us = label.filter(|label| self.is_ours(label));
         if let Some(label) = of_us
             && self.was_made_by_us(client, &id, &label).await?
         {
@@ -229,6 +231,11 @@ impl Builds {
             format!("the name {name:?} is that of an image that was not built here: {id}"),
             format!("give build(...) another name, or take it away from that image: docker image rm {name}"),
         ))
+    }
+
+    /// Of an image of this data directory, or of one that was built upon such.
+    fn is_ours(&self, label: &str) -> bool {
+        label.strip_prefix(&self.0.owner).is_some_and(|key| key.starts_with('.'))
     }
 
     /// Not only built upon an image of ours: then the label was put on earlier than last.

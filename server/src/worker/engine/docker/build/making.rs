@@ -86,7 +86,7 @@ impl Making {
         }
         let unclear = matches!(dockerfile.bases, Bases::Unclear);
         match builds.proven(&client, image, &label, if unclear { &[] } else { &bases }).await {
-            Ok(image) => match builds.0.kept.keep(&key, &image) {
+            Ok((image, own_bytes)) => match builds.0.kept.keep(&key, &image, own_bytes) {
                 Ok(()) => End::Made(image),
                 Err(error) => End::Broken(Fault::new(
                     Reason::DiskFull,
@@ -190,29 +190,36 @@ impl Builds {
         }
     }
 
-    /// The image, where it is seen to be what was to be made.
+    /// The image, where it is seen to be what was to be made, and how many bytes it adds to those that it builds upon.
     async fn proven(
         &self,
         client: &Client,
         image: Option<String>,
         label: &str,
         bases: &[(String, String)],
-    ) -> Result<String, Fault> {
+    ) -> Result<(String, u64), Fault> {
         let docker = &self.0.docker;
         let image = image.ok_or_else(|| {
             let error = "docker ended the build without saying which image it made";
             Fault::new(Reason::EngineUnavailable, error, "run it again; docker's own log says more")
         })?;
         let found = docker.call(docker.deadlines().look, client.inspect_image(&image)).await;
-        let labels = found.map_err(|trouble| docker.fault(trouble))?.config.and_then(|config| config.labels);
+        let found = found.map_err(|trouble| docker.fault(trouble))?;
+        let labels = found.config.and_then(|config| config.labels);
         // Docker puts it on last, and on nothing that it made on the way.
         if labels.and_then(|mut labels| labels.remove(LABEL)).as_deref() != Some(label) {
             let error = format!("docker says that it made {image}, which is not what it was to make");
             return Err(Fault::new(Reason::EngineUnavailable, error, "run it again"));
         }
+        let mut below_bytes = 0;
         for (name, id) in bases {
-            let now = super::images::local(docker, client, name).await?;
-            if now.as_ref() != Some(id) {
+            let now = match docker.call(docker.deadlines().look, client.inspect_image(name)).await {
+                Ok(now) => Some(now),
+                Err(Trouble::NotFound(_)) => None,
+                Err(trouble) => return Err(docker.fault(trouble)),
+            };
+            below_bytes += now.as_ref().and_then(|now| now.size).unwrap_or(0);
+            if now.and_then(|now| now.id).as_ref() != Some(id) {
                 return Err(Fault::new(
                     Reason::ImageChanged,
                     format!("the image {name:?} became another one while it was built upon"),
@@ -220,6 +227,7 @@ impl Builds {
                 ));
             }
         }
-        Ok(image)
+        let own_bytes = found.size.unwrap_or(0).saturating_sub(below_bytes);
+        Ok((image, u64::try_from(own_bytes).unwrap_or(0)))
     }
 }
