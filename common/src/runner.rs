@@ -68,15 +68,15 @@ impl Tests {
     }
 }
 
-/// Listens to what one step prints, bytes as they come.
-#[derive(Default)]
+/// Listens to what one step prints, bytes as they come. A copy of it can be finished while it goes on.
+#[derive(Debug, Clone, Default)]
 pub struct TestListener {
     stdout: Lines,
     stderr: Lines,
     runners: Runners,
 }
 
-#[derive(Default)]
+#[derive(Debug, Clone, Default)]
 struct Runners {
     pytest: pytest::Pytest,
     unittest: unittest::Unittest,

@@ -100,7 +100,9 @@ impl Browser {
             | Effect::Probe(_)
             | Effect::FetchMarks(_)
             | Effect::FetchTail(_)
-            | Effect::FetchPacket(_) => http::perform(&self.inbox, effect),
+            | Effect::FetchPacket(_)
+            | Effect::FetchTests(_)
+            | Effect::FetchTestHistory { .. } => http::perform(&self.inbox, effect),
 
             Effect::OpenFeed(feed) => {
                 // The one before ends first, and nothing that it said is still on its way.

@@ -67,6 +67,7 @@ pub(crate) const SHORTCUTS: &[Shortcut] = &[
     key(Place::Output, &["N"], "previous line that was found", |model| next_hit(model, -1)),
     key(Place::Output, &["l"], "a link to the line that was found", link_to_hit),
     key(Place::Output, &["R"], "re-run this task", rerun_of_task),
+    key(Place::Output, &["t"], "unfold the tests, or fold them", |_| Some(Msg::FoldTests)),
     key(Place::Output, &["w"], "wrap long lines", |_| Some(Msg::ToggleWrap)),
     key(Place::Output, &["y"], "copy the output", |_| Some(Msg::CopyLog)),
     key(Place::Find, &["Enter"], "next line that was found", |_| Some(Msg::FindNext(1))),

@@ -8,6 +8,7 @@ mod keys;
 mod log;
 mod model;
 mod route;
+mod test_list;
 mod update;
 mod view;
 

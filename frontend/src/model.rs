@@ -10,6 +10,7 @@ use crate::ansi::Line;
 use crate::find::Find;
 use crate::log::{Log, Viewport};
 use crate::route::Route;
+use crate::test_list::TestList;
 
 #[derive(Debug, Clone)]
 pub(crate) struct Model {
@@ -131,6 +132,7 @@ pub(crate) struct TaskPane {
     pub of: Option<OutputOf>,
     pub log: Log,
     pub output: Output,
+    pub tests: TestList,
     /// Stay at the end of the log as it grows.
     pub follow: bool,
     pub seen: Viewport,
@@ -250,6 +252,7 @@ impl TaskPane {
             of: None,
             log: Log::default(),
             output: Output::Streaming,
+            tests: TestList::default(),
             follow: true,
             seen: Viewport::default(),
             copied: false,

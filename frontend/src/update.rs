@@ -5,17 +5,20 @@ mod feed;
 mod output;
 mod pages;
 mod tail;
+mod tests;
 
 pub(crate) use pages::{run_element, task_element};
 
 use common::{
-    Checkup, OutputMark, Packet, Pipeline, Problem, RunEvent, RunNumber, RunSummary, TaskId, WorkerView,
+    Checkup, OutputMark, Packet, Pipeline, Problem, RunEvent, RunNumber, RunSummary, TaskId, TestHistory,
+    TestsView, WorkerView,
 };
 
 use crate::keys::{self, Key};
 use crate::log::Viewport;
 use crate::model::{Filter, Live, Model, OutputOf, Page, Remote, Session, beat_ms};
 use crate::route::Route;
+use crate::test_list::TestFilter;
 
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Msg {
@@ -121,6 +124,19 @@ pub(crate) enum Msg {
     Unfold(usize),
     CopyLog,
     Copied,
+
+    GotTests(OutputOf, Result<TestsView, Problem>),
+    GotTestHistory {
+        of: OutputOf,
+        name: String,
+        answer: Result<Box<TestHistory>, Problem>,
+    },
+    /// The whole list of tests, unfolded or not.
+    FoldTests,
+    FilterTests(TestFilter),
+    /// One of them, by its place.
+    ToggleTest(usize),
+    MoreTests,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -157,6 +173,11 @@ pub(crate) enum Effect {
     FetchMarks(OutputOf),
     FetchTail(OutputOf),
     FetchPacket(RunNumber),
+    FetchTests(OutputOf),
+    FetchTestHistory {
+        of: OutputOf,
+        name: String,
+    },
     Later {
         ms: u32,
         msg: Box<Msg>,
@@ -242,7 +263,10 @@ pub(crate) fn update(model: &mut Model, msg: Msg) -> Vec<Effect> {
             Some(msg) => update(model, msg),
             None => vec![Effect::Still],
         },
-        Msg::Tick => vec![],
+        Msg::Tick => {
+            tests::beat(model);
+            vec![]
+        }
         Msg::Seen(seen) => pages::seen(model, seen),
         Msg::Focused => pages::focused(model),
         Msg::ToggleHelp => {
@@ -337,6 +361,13 @@ pub(crate) fn update(model: &mut Model, msg: Msg) -> Vec<Effect> {
         | Msg::ToStep(_)
         | Msg::Unfold(_)
         | Msg::CopyLog => output::update(model, msg),
+
+        Msg::GotTests(..)
+        | Msg::GotTestHistory { .. }
+        | Msg::FoldTests
+        | Msg::FilterTests(_)
+        | Msg::ToggleTest(_)
+        | Msg::MoreTests => tests::update(model, msg),
     }
 }
 

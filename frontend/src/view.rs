@@ -12,6 +12,7 @@ mod run;
 mod tab;
 mod task;
 mod tasks;
+mod tests;
 mod workers;
 
 use yew::prelude::*;

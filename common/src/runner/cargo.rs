@@ -3,7 +3,7 @@
 use super::found::{Block, Found, counted, seconds_as_ms};
 use crate::{TestCounts, TestOutcome};
 
-#[derive(Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Cargo {
     found: Found,
     /// Between `running N tests` and `test result:`.

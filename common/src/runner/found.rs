@@ -12,7 +12,7 @@ pub(super) const LONGEST_STACK: usize = 8_000;
 /// All messages and stacks together; later ones are left out.
 const MOST_WORDS: usize = 4 * 1024 * 1024;
 
-#[derive(Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Found {
     results: Vec<TestResult>,
     by_name: HashMap<String, usize>,
@@ -108,7 +108,7 @@ pub(super) fn cut(text: &str, longest: usize) -> &str {
 }
 
 /// Lines of what is said of one failure.
-#[derive(Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Block(String);
 
 impl Block {

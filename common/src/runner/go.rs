@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use super::found::{Block, Found, seconds_as_ms};
 use crate::{TestCounts, TestOutcome};
 
-#[derive(Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Go {
     found: Found,
     /// Told of, but not yet of which package.

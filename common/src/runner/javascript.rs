@@ -3,7 +3,7 @@
 use super::found::{Block, Found, counted};
 use crate::{TestCounts, TestOutcome};
 
-#[derive(Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct JavaScript {
     found: Found,
     /// The suites that a line is nested in, with how deep each stands.

@@ -3,7 +3,7 @@
 
 const LONGEST: usize = 4096;
 
-#[derive(Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Lines {
     bytes: Vec<u8>,
 }

@@ -3,7 +3,7 @@
 use super::found::{Block, Found, counted};
 use crate::{TestCounts, TestOutcome};
 
-#[derive(Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Pytest {
     found: Found,
     part: Part,
@@ -13,7 +13,7 @@ pub(super) struct Pytest {
     blocks: Vec<(String, String, Option<String>)>,
 }
 
-#[derive(Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 enum Part {
     #[default]
     Other,

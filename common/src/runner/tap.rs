@@ -3,7 +3,7 @@
 use super::found::{Block, Found};
 use crate::{TestCounts, TestOutcome};
 
-#[derive(Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Tap {
     found: Found,
     counts: TestCounts,

@@ -3,7 +3,7 @@
 use super::found::{Block, Found};
 use crate::{TestCounts, TestOutcome};
 
-#[derive(Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Unittest {
     found: Found,
     /// A name whose outcome stands on the next line, behind its docstring.
@@ -14,7 +14,7 @@ pub(super) struct Unittest {
     ran: Option<u64>,
 }
 
-#[derive(Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 enum Part {
     #[default]
     Other,

@@ -86,6 +86,17 @@ async fn answer_to(effect: Effect) -> Result<Option<Msg>, Problem> {
         Effect::FetchPacket(run) => {
             Msg::GotPacket(read(text(&format!("/api/runs/{run}/packet"), None).await)?)
         }
+        Effect::FetchTests(of) => {
+            let task = encode(&of.task.to_string());
+            let url = format!("/api/runs/{}/tasks/{task}/tests?attempt={}", of.run, of.attempt);
+            let answer = read(text(&url, None).await)?;
+            Msg::GotTests(of, answer)
+        }
+        Effect::FetchTestHistory { of, name } => {
+            let url = format!("/api/tests?task={}&name={}", encode(&of.task.to_string()), encode(&name));
+            let answer = read(text(&url, None).await)?;
+            Msg::GotTestHistory { of, name, answer }
+        }
         _ => return Ok(None),
     }))
 }

@@ -8,4 +8,5 @@ mod output;
 mod route;
 mod runs;
 mod story;
+mod test_list;
 mod view;

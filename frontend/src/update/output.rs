@@ -5,7 +5,7 @@ use common::{RunFact, StepEvent, TaskId};
 use crate::find::Find;
 use crate::log::ROW_PX;
 use crate::model::{Model, Output, OutputOf, Page, Remote, RunPage, TaskPane};
-use crate::update::{Effect, Msg, backoff_ms, task_element};
+use crate::update::{Effect, Msg, backoff_ms, task_element, tests};
 
 pub(super) fn update(model: &mut Model, msg: Msg) -> Vec<Effect> {
     let (wrap, in_sight) = (model.wrap, model.in_sight);
@@ -20,9 +20,12 @@ pub(super) fn update(model: &mut Model, msg: Msg) -> Vec<Effect> {
     }
     match msg {
         Msg::Output { of, at, bytes } => {
+            // What came before, on a stream that broke off, was heard then.
+            let known = pane.log.position().saturating_sub(at) as usize;
             if !pane.log.feed(at, &bytes) {
                 return vec![Effect::OpenOutput { of, from: pane.log.position() }];
             }
+            pane.tests.hear(bytes.get(known..).unwrap_or_default());
             pane.output = Output::Streaming;
             pane.copied = false;
             grown(pane)
@@ -191,12 +194,15 @@ pub(super) fn sync(page: &mut RunPage) -> Vec<Effect> {
         ..TaskPane::new(pane.task.clone(), pane.attempt)
     };
     match wanted {
-        Some(of) => vec![
-            Effect::OpenOutput { of: of.clone(), from: 0 },
-            Effect::FetchMarks(of),
-            Effect::MeasureLog,
-            Effect::Reveal(task_element(&pane.task)),
-        ],
+        Some(of) => {
+            let attempt = state.task(&of.task).and_then(|task| task.attempts.get(of.attempt as usize - 1));
+            let has_ended = attempt.is_some_and(|attempt| attempt.end.is_some());
+            let asked = tests::begin(pane, &of, has_ended);
+            let mut effects = vec![Effect::OpenOutput { of: of.clone(), from: 0 }, Effect::FetchMarks(of)];
+            effects.extend(asked);
+            effects.extend([Effect::MeasureLog, Effect::Reveal(task_element(&pane.task))]);
+            effects
+        }
         None => vec![Effect::CloseOutput],
     }
 }
@@ -214,9 +220,9 @@ pub(super) fn told(page: &mut RunPage, fact: &RunFact) -> Vec<Effect> {
                 matches!(said, StepEvent::Dropped { .. } | StepEvent::Gap { .. }) || said.end().is_some();
             shown(task, *attempt).filter(|_| marked).map(Effect::FetchMarks).into_iter().collect()
         }
+        RunFact::TaskEnded { task, attempt, .. } => tests::ended(page, task, *attempt),
         RunFact::StepAsked { .. }
         | RunFact::TaskEnding { .. }
-        | RunFact::TaskEnded { .. }
         | RunFact::TaskSkipped { .. }
         | RunFact::CancelAsked
         | RunFact::RunEnded { .. } => vec![],

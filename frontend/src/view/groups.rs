@@ -3,7 +3,7 @@
 //! There can be thousands. So this is a component of its own, with no state, only so that it is not drawn again
 //! for every line of output that arrives beside it.
 
-use common::{RunState, StepState, TaskId, TaskRun, TaskState, task_words};
+use common::{RunState, StepState, TaskId, TaskRun, TaskState, TestCounts, task_words};
 use std::rc::Rc;
 use yew::prelude::*;
 
@@ -66,7 +66,7 @@ fn view_task(props: &GroupsProps, task: &TaskRun, of_any_stage: bool) -> Html {
     let qualified = parts::qualified(task.state.word(), &task_words(task));
     html! {
         <li key={task.id.to_string()} class={classes!("task", task.state.word(), qualified)}>
-            <a href={url} id={task_element(&task.id)} title={task_words(task)} aria-current={open.then_some("true")}>
+            <a href={url} id={task_element(&task.id)} title={long_words(task)} aria-current={open.then_some("true")}>
                 { parts::mark() }
                 <span class="name">
                     if of_any_stage {
@@ -85,9 +85,32 @@ fn view_task(props: &GroupsProps, task: &TaskRun, of_any_stage: bool) -> Html {
 fn short_words(task: &TaskRun) -> String {
     match task.state {
         TaskState::Running => doing(task).to_owned(),
-        TaskState::Ended(verdict) if !verdict.passed() => verdict.outcome().word().replace('_', " "),
+        TaskState::Ended(verdict) => match task.tests() {
+            Some(tests) if verdict.passed() => words_of_tests(task, tests),
+            Some(tests) if tests.failed > 0 => TestCounts { skipped: 0, ..tests }.words(),
+            Some(_) | None if verdict.passed() => task_words(task),
+            Some(_) | None => verdict.outcome().word().replace('_', " "),
+        },
         TaskState::Skipped(_) => task.state.word().to_owned(),
-        TaskState::Pending | TaskState::Ended(_) => task_words(task),
+        TaskState::Pending => task_words(task),
+    }
+}
+
+/// Of a task that passed, and never plainer than that.
+fn words_of_tests(task: &TaskRun, tests: TestCounts) -> String {
+    match (task.attempts.len(), tests.flaky) {
+        (0 | 1, 0) => tests.words(),
+        (0 | 1, _) => TestCounts { skipped: 0, ..tests }.words(),
+        (attempts, 0) => format!("on attempt {attempts}: {} passed", parts::grouped(tests.passed)),
+        (attempts, flaky) => format!("on attempt {attempts}, {flaky} flaky"),
+    }
+}
+
+/// All that there is to say of a task in a line.
+fn long_words(task: &TaskRun) -> String {
+    match task.tests() {
+        Some(tests) => format!("{}; tests: {}", task_words(task), tests.words()),
+        None => task_words(task),
     }
 }
 

@@ -1,6 +1,6 @@
 //! One run: how it stands, its first failure, its tasks, and beside them the output of one.
 
-use common::{Phase, RunState, duration, headline, passed_again, source_words, task_words};
+use common::{Phase, RunState, duration, headline, passed_again, run_tests, source_words, task_words};
 use yew::prelude::*;
 
 use super::{failures, log, parts, task, tasks};
@@ -76,6 +76,9 @@ fn view_verdict(model: &Model, page: &RunPage, state: &RunState, send: &Callback
                     </span>
                     if let Some(source) = &state.source {
                         <span class="source" title={source.commit.clone()}>{ source_words(source) }</span>
+                    }
+                    if let Some(tests) = run_tests(state) {
+                        <span class="tests-of-run">{ format!("tests: {}", tests.words()) }</span>
                     }
                     if times > 1 {
                         <span>{ format!("re-run, attempt {times}") }</span>

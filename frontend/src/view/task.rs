@@ -3,7 +3,7 @@
 use common::{Attempt, RunState, StepRun, StepState, TaskRun, duration, task_words};
 use yew::prelude::*;
 
-use super::{artifacts, log, parts};
+use super::{artifacts, log, parts, tests};
 use crate::model::{Model, RunPage, TaskPane};
 use crate::route::Route;
 use crate::update::Msg;
@@ -92,6 +92,7 @@ fn view_attempt(
             <ol class="steps" aria-label="steps">
                 { for steps.map(|(i, step)| view_step(model, i, step, attempt, send)) }
             </ol>
+            { tests::view(pane, send) }
             { artifacts::view(page.run, &task.id, attempt) }
             { log::view(model, pane, attempt, send) }
         </>

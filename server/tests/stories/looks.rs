@@ -18,7 +18,19 @@ axe.run(document, { resultTypes: ["violations"] }).then(
 "#;
 
 const PIPEDEF: &str = r#"
+from pathlib import Path
+
 class Unit(Stage):
+    def task_tests(self):
+        if (Path(__file__).parent / "broken").exists():
+            run(WORKER, IMAGE, "print tests/test_shop.py::test_price PASSED; print tests/test_shop.py::test_cart FAILED; "
+                "print tests/test_shop.py::test_later SKIPPED; print === FAILURES ===; print ___ test_cart ___; "
+                "print def test_cart():; print E assert 1 == 2; print tests/test_shop.py:12: AssertionError; "
+                "print === short test summary info ===; print FAILED tests/test_shop.py::test_cart - assert 1 == 2; "
+                "print === 1 failed, 1 passed, 1 skipped in 0.12s ===; exit 1")
+        run(WORKER, IMAGE, "print tests/test_shop.py::test_price PASSED; print tests/test_shop.py::test_cart PASSED; "
+            "print === 2 passed, 1 skipped in 0.12s ===")
+
     def task_good(self):
         run(WORKER, IMAGE, "print fine")
 
@@ -73,7 +85,13 @@ async fn everybody_can_use_every_page() {
     browser.reads("main", "Nothing has run yet.").await;
     browser.is_fine("the first page, without a run").await;
 
+    let broken = ci.folder.path().join("project/.bettertest/broken");
+    std::fs::write(&broken, "").unwrap();
     let run = ci.run().await;
+    std::fs::remove_file(&broken).unwrap();
+    let (status, _) = ci.post(&format!("/api/runs/{}/rerun", run.number)).await;
+    assert_eq!(status, 200);
+    let run = ci.follow(run.number, |_, _| false).await;
     goes_to("/").await;
     browser.sees(".run.failed").await;
     browser.is_fine("the list of runs").await;
@@ -87,6 +105,17 @@ async fn everybody_can_use_every_page() {
     goes_to(&format!("/runs/{}/Unit.with_steps", run.number)).await;
     browser.reads(".log", "FAILED test_two").await;
     browser.is_fine("a task").await;
+    // What failed and passed on one source is flaky in both attempts, and unfolds to what was wrong with it.
+    goes_to(&format!("/runs/{}/Unit.tests?attempt=1", run.number)).await;
+    browser.click(".test.failed button").await;
+    browser.reads(".test.failed", "assert 1 == 2").await;
+    browser.reads(".test.failed .past", "failed 1 of 2 times (50 %)").await;
+    browser.sees(".tests .test-counts .warning").await;
+    browser.is_fine("the tests of a task").await;
+    browser.click(".past .times li:last-child a").await;
+    browser.reads(".output", "passed on attempt 2, 1 flaky test").await;
+    browser.sees(".test.passed .flaky").await;
+    browser.is_fine("the tests of a task that passed").await;
     browser.click(".top button").await;
     browser.sees(".help").await;
     browser.is_fine("the keys").await;

@@ -154,6 +154,14 @@ impl Store {
                     (test.test.message, test.test.stack) = (message, stack);
                 }
             }
+            // What cannot be relied on is worse than what only was not run.
+            tests.sort_by_key(|test| match test.test.outcome {
+                TestOutcome::Failed => 0,
+                TestOutcome::Errored => 1,
+                TestOutcome::Skipped | TestOutcome::Passed if test.flaky => 2,
+                TestOutcome::Skipped => 3,
+                TestOutcome::Passed => 4,
+            });
             Ok(Some(StoredTests { tests, omitted: told.omitted }))
         })
         .await

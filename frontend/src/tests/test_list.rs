@@ -1,0 +1,220 @@
+//! The tests of a task, heard while it runs, asked for when it has ended, and what one does with the list.
+
+use common::{
+    RunFact, RunNumber, TestCounts, TestHistory, TestOutcome, TestResult, TestRun, TestView, TestsView,
+    Verdict,
+};
+
+use super::story::{Story, problem, task};
+use crate::keys::Key;
+use crate::model::OutputOf;
+use crate::test_list::TestFilter;
+use crate::update::{Effect, Msg};
+
+fn models() -> OutputOf {
+    OutputOf { run: RunNumber(7), task: task("TestUnit.models"), attempt: 1 }
+}
+
+fn prints(story: &mut Story, at: u64, text: &str) {
+    story.happens(Msg::Output { of: models(), at, bytes: text.as_bytes().to_vec() });
+}
+
+fn test(name: &str, outcome: TestOutcome, flaky: bool) -> TestView {
+    let words = |what: &str| outcome.is_bad().then(|| format!("{what} of <{name}>"));
+    let (message, stack) = (words("message"), words("stack"));
+    TestView { test: TestResult { name: name.to_owned(), outcome, took_ms: Some(12), message, stack }, flaky }
+}
+
+fn view(tests: Vec<TestView>) -> TestsView {
+    let mut counts = TestCounts::default();
+    tests.iter().for_each(|test| counts.count(test.test.outcome, 1));
+    TestsView { run: RunNumber(7), task: task("TestUnit.models"), attempt: 1, counts, tests, omitted: 0 }
+}
+
+fn ended(story: &mut Story, tests: TestsView) {
+    story.happens(Msg::GotTests(models(), Ok(tests)));
+}
+
+/// The tests of a task that has failed.
+fn red() -> Story {
+    let mut story = Story::of_run_7();
+    story.fails("TestUnit.models", 1, 1);
+    story.goes_to("/runs/7/TestUnit.models");
+    assert!(story.effects.contains(&Effect::FetchTests(models())));
+    let tests = vec![
+        test("a::one", TestOutcome::Failed, true),
+        test("a::two", TestOutcome::Skipped, false),
+        test("a::three", TestOutcome::Passed, false),
+    ];
+    ended(&mut story, view(tests));
+    story
+}
+
+#[test]
+fn while_a_task_runs_its_tests_appear_and_then_the_boss_is_asked() {
+    let mut story = Story::of_run_7();
+    story.starts("TestUnit.models", 1);
+    story.goes_to("/runs/7/TestUnit.models");
+    assert!(!story.effects.contains(&Effect::FetchTests(models())), "it has not ended");
+    prints(&mut story, 0, "t.py::test_a PASSED\nt.py::test_b FAI");
+    assert!(!story.html().contains("test_a</span>"), "not for every piece of output");
+    story.model.now_ms += 1_000;
+    story.happens(Msg::Tick);
+    assert_eq!(story.pane().tests.counts(), TestCounts { passed: 1, ..TestCounts::default() });
+    // A stream that broke off brings some of it again.
+    prints(&mut story, 20, "t.py::test_b FAILED\nt.py::test_c SKIPPED\n");
+    story.model.now_ms += 1_000;
+    story.happens(Msg::Tick);
+    let heard = TestCounts { passed: 1, failed: 1, skipped: 1, flaky: 0 };
+    assert_eq!(story.pane().tests.counts(), heard);
+    let html = story.html_from("class=\"tests\"", "</section>");
+    assert!(html.contains("so far") && html.contains("t.py::test_b"), "{html}");
+
+    story.steps("TestUnit.models", 1, 1, "pytest");
+    story.exits("TestUnit.models", 1, 1, 0);
+    let asked = story.ends("TestUnit.models", 1, Verdict::Passed, None).to_vec();
+    assert!(asked.contains(&Effect::FetchTests(models())), "{asked:?}");
+    assert_eq!(story.pane().tests.counts(), heard, "until it has answered");
+    // What comes of an attempt that is no longer shown is nothing to this one.
+    story.happens(Msg::GotTests(OutputOf { attempt: 2, ..models() }, Ok(view(vec![]))));
+    assert_eq!(story.pane().tests.counts(), heard);
+    ended(&mut story, view(vec![test("t.py::test_a", TestOutcome::Passed, false)]));
+    let html = story.html_from("class=\"tests\"", "</section>");
+    assert!(
+        !html.contains("so far") && !html.contains("test_a"),
+        "folded, as there is nothing to mend: {html}"
+    );
+    story.happens(Msg::Pressed(Key { name: "t".to_owned(), typing: false, finding: false }));
+    assert!(story.html_from("class=\"tests\"", "</section>").contains("test_a"));
+}
+
+#[test]
+fn the_worst_stands_first_and_unfolds_to_what_was_wrong_and_how_it_was_before() {
+    let mut story = red();
+    let html = story.html_from("class=\"test-list\"", "</ul>");
+    let place = |part: &str| html.find(part).unwrap_or_else(|| panic!("no {part} in {html}"));
+    assert!(place("a::one") < place("a::two") && place("a::two") < place("a::three"));
+    assert!(html.contains("class=\"flaky\"") && !html.contains("message of"), "{html}");
+    let of = models();
+    let asked = story.happens(Msg::ToggleTest(0)).to_vec();
+    assert_eq!(asked, [Effect::FetchTestHistory { of: of.clone(), name: "a::one".to_owned() }]);
+    let html = story.html_from("class=\"test-list\"", "</ul>");
+    for part in ["message of &lt;a::one&gt;", "stack of &lt;a::one&gt;", "Looking at its history"] {
+        assert!(html.contains(part), "no {part} in {html}");
+    }
+    let run = |number: u64, outcome: TestOutcome| TestRun {
+        run: RunNumber(number),
+        attempt: 1,
+        outcome,
+        took_ms: Some(number),
+        at_ms: 0,
+        commit: Some("0123456789abcdef".to_owned()),
+        tree: None,
+    };
+    let (failed, passed) = (run(7, TestOutcome::Failed), run(5, TestOutcome::Passed));
+    let history = TestHistory {
+        task: task("TestUnit.models"),
+        name: "a::one".to_owned(),
+        flaky: true,
+        first_failed: Some(failed.clone()),
+        last_passed: Some(passed.clone()),
+        counts: TestCounts { passed: 1, failed: 1, skipped: 0, flaky: 1 },
+        failed_percent: Some(50),
+        runs: vec![failed, passed],
+    };
+    story.happens(Msg::GotTestHistory {
+        of: of.clone(),
+        name: "a::one".to_owned(),
+        answer: Ok(Box::new(history)),
+    });
+    let html = story.html_from("class=\"past\"", "</ol>");
+    for part in [
+        "failed 1 of 2 times (50 %)",
+        "first failed in ",
+        "href=\"/runs/5/TestUnit.models?attempt=1\"",
+        "run 5: passed, 5 ms, 0123456789",
+    ] {
+        assert!(html.contains(part), "no {part} in {html}");
+    }
+    assert!(html.find("run 5: passed") < html.find("run 7: failed"), "the latest last");
+    // Folded, and known when it is unfolded again.
+    assert_eq!(story.happens(Msg::ToggleTest(0)), []);
+    assert_eq!(story.happens(Msg::ToggleTest(0)), []);
+    assert!(story.html().contains("failed 1 of 2 times"));
+    assert!(matches!(story.happens(Msg::ToggleTest(1)), [Effect::FetchTestHistory { .. }]));
+    story.happens(Msg::GotTestHistory {
+        of,
+        name: "a::two".to_owned(),
+        answer: Err(problem("none is recorded")),
+    });
+    assert!(story.html().contains("none is recorded"));
+
+    story.happens(Msg::FilterTests(TestFilter::Failed));
+    let html = story.html_from("class=\"test-list\"", "</ul>");
+    assert!(html.contains("a::one") && !html.contains("a::two"), "{html}");
+    story.happens(Msg::FoldTests);
+    assert!(!story.html().contains("test-list"));
+}
+
+#[test]
+fn of_very_many_tests_some_are_drawn_and_more_when_somebody_asks() {
+    let mut story = red();
+    let tests = (0..5_000).map(|n| test(&format!("many::t{n}"), TestOutcome::Failed, false)).collect();
+    ended(&mut story, view(tests));
+    let drawn = |story: &Story| story.html().matches("many::t").count();
+    assert_eq!(drawn(&story), 100);
+    assert!(story.html().contains("4,900 more"));
+    story.happens(Msg::MoreTests);
+    assert_eq!(drawn(&story), 600);
+    // However much a test prints, little of it is kept, and what comes is listened to for so long only.
+    let mut story = Story::of_run_7();
+    story.starts("TestUnit.models", 1);
+    story.goes_to("/runs/7/TestUnit.models");
+    let mut at = 0;
+    for round in 0..17 {
+        let text: String =
+            (0..25_000).map(|n| format!("t{round}.py::test_{n:08} FAILED {:8}\n", "")).collect();
+        let text = format!("{text}{}\n", "x".repeat((1 << 20) - 1 - text.len()));
+        prints(&mut story, at, &text);
+        at += text.len() as u64;
+        story.model.now_ms += 1_000;
+        story.happens(Msg::Tick);
+    }
+    let heard = story.pane().tests.heard().unwrap();
+    assert!(heard.is_deaf && heard.tests.len() == 100, "{} {}", heard.is_deaf, heard.tests.len());
+    assert_eq!(heard.counts.failed, 20_000);
+}
+
+#[test]
+fn a_run_counts_the_tests_of_its_tasks_and_is_not_plainly_green_with_a_flaky_one() {
+    let mut story = Story::of_run_7();
+    let ends = |story: &mut Story, id: &str, n: u32, tests: TestCounts| {
+        story.starts(id, 1);
+        story.steps(id, 1, n, "true");
+        story.exits(id, 1, n, 0);
+        let end = RunFact::TaskEnded {
+            task: task(id),
+            attempt: 1,
+            verdict: Verdict::Passed,
+            took_ms: 1_500,
+            problem: None,
+            tests: Some(tests),
+        };
+        story.says(end);
+    };
+    ends(&mut story, "TestUnit.models", 1, TestCounts { passed: 240, ..TestCounts::default() });
+    ends(&mut story, "TestUnit.views", 2, TestCounts { passed: 9, flaky: 1, ..TestCounts::default() });
+    story.passes("TestWeb.login", 1, 3);
+    story.says(RunFact::RunEnded { verdict: Verdict::Passed });
+    let html = story.html();
+    for part in [
+        "240 passed</span>",
+        "9 passed, 1 flaky</span>",
+        "tests: 249 passed, 1 flaky",
+        "passed, 1 flaky test",
+    ] {
+        assert!(html.contains(part), "no {part} in {html}");
+    }
+    assert!(html.contains("class=\"verdict passed qualified\""), "{html}");
+    assert_eq!(html.matches("class=\"task passed qualified\"").count(), 1);
+}
