@@ -15,9 +15,9 @@ mod making;
 
 use bollard::Docker as Client;
 use bollard::query_parameters::TagImageOptions;
-use common::{Reason, StepId, Stream};
+use common::{Build, Reason, StepId, Stream};
 use sha2::{Digest as _, Sha256};
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -38,6 +38,9 @@ use making::Making;
 /// On each image of ours, and by inheritance on what others build upon it: whose, and its key.
 const LABEL: &str = "bettertest.build";
 
+/// So many are more than the stages of a few runs have.
+const HASHES: usize = 32;
+
 /// All builds of one worker. Clones share them.
 #[derive(Clone)]
 pub(crate) struct Builds(Arc<Inner>);
@@ -49,6 +52,8 @@ struct Inner {
     kept: Kept,
     /// What all images together may have of their own.
     bound_bytes: u64,
+    /// What the files come to of which images were asked for last. A tree of many thousand is gone through once.
+    hashes: Mutex<VecDeque<(Build, [u8; 32])>>,
     /// Those under way, by key.
     works: Mutex<HashMap<String, Arc<Work>>>,
     following: Mutex<HashMap<StepId, Following>>,
@@ -83,8 +88,8 @@ impl Builds {
     /// `folder`: shared by all workers of the data directory `owner`.
     pub(crate) fn open(docker: Docker, folder: &Path, owner: &str, bound_bytes: u64) -> io::Result<Builds> {
         let (kept, owner) = (Kept::open(folder)?, owner.to_owned());
-        let (works, following) = (Mutex::default(), Mutex::default());
-        Ok(Builds(Arc::new(Inner { docker, owner, kept, bound_bytes, works, following })))
+        let (hashes, works, following) = (Mutex::default(), Mutex::default(), Mutex::default());
+        Ok(Builds(Arc::new(Inner { docker, owner, kept, bound_bytes, hashes, works, following })))
     }
 
     pub(crate) async fn look(&self, order: &Order) -> Option<Running> {
@@ -139,10 +144,11 @@ impl Builds {
 
     /// Or what is wrong with its files, in words for who wrote them.
     async fn see(&self, order: &Order) -> Result<Result<Seen, String>, Fault> {
-        let (tree, build) = (order.tree.clone(), order.build.clone());
+        let (builds, tree, build) = (self.clone(), order.tree.clone(), order.build.clone());
         let looked = tokio::task::spawn_blocking(move || {
             let context = Context::look(tree, &build)?;
-            let (dockerfile, hash) = (Dockerfile::read(&context.dockerfile), context.hash()?);
+            let dockerfile = Dockerfile::read(&context.dockerfile);
+            let hash = builds.hash(&context, build)?;
             Ok(Seen { context, dockerfile, hash })
         });
         match looked.await.unwrap_or_else(|error| Err(Unseen::Io(io::Error::other(error)))) {
@@ -154,6 +160,21 @@ impl Builds {
                 "run it again; the worker's log says more",
             )),
         }
+    }
+
+    /// A tree never changes: of the same one, by the same names, the same is seen.
+    fn hash(&self, context: &Context, build: Build) -> Result<[u8; 32], Unseen> {
+        let known = lock(&self.0.hashes).iter().find(|(known, _)| *known == build).map(|(_, hash)| *hash);
+        if let Some(hash) = known {
+            return Ok(hash);
+        }
+        let hash = context.hash()?;
+        let mut hashes = lock(&self.0.hashes);
+        hashes.push_back((build, hash));
+        if hashes.len() > HASHES {
+            hashes.pop_front();
+        }
+        Ok(hash)
     }
 
     /// What the names that it builds upon stand for now. None where one is not here, and is not to be fetched either.
