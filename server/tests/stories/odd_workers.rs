@@ -102,6 +102,42 @@ async fn an_empty_stream_is_no_life() {
     assert!(requests < 100, "{requests} requests in a minute");
 }
 
+/// A worker that keeps these files, and after that ends well. Whatever is asked of it later, it sends `other bytes`.
+async fn run_keeping(files: &str) -> Told {
+    let told = format!(
+        "{STARTED}id: 200\ndata: {{\"event\":\"artifacts\",\"files\":[{files}],\"left_out\":0,\"problem\":null}}\n\n\
+         id: 300\ndata: {{\"event\":\"exited\",\"exit_code\":0,\"oom\":false,\"took_ms\":1,\"signal\":null,\"cpu_ms\":null,\"peak_memory_bytes\":null}}\n\n"
+    );
+    run_with(Script { first: told.leak(), later: ("200 OK", "other bytes") }).await.0
+}
+
+/// Of `other bytes`.
+const THEIRS: &str = "a3ead5eedad5df82318c51685dbc1c147a36d1ff8584fc82de6b08d0bf63a795";
+
+#[tokio::test]
+async fn files_that_are_not_what_was_told_are_not_kept_and_change_no_verdict() {
+    let file = |path: &str, size: u64, sha256: &str| {
+        serde_json::json!({"path": path, "size_bytes": size, "sha256": sha256}).to_string()
+    };
+    let other = "0".repeat(64);
+    let files = [file("good", 11, THEIRS), file("longer", 12, THEIRS), file("bad", 11, &other)].join(",");
+    let run = run_keeping(&files).await;
+    assert_eq!(run.task("One.odd"), "passed");
+    let task = run.state.tasks().find(|task| task.id.to_string() == "One.odd").unwrap();
+    let kept = task.attempts[0].steps[0].artifacts.as_ref().unwrap();
+    let paths: Vec<&str> = kept.files.iter().map(|file| file.path.as_str()).collect();
+    assert_eq!((paths, kept.left_out), (vec!["good"], 2));
+    let problem = kept.problem.as_ref().unwrap();
+    assert!(
+        problem.contains("longer: other bytes came") && problem.contains("bad: other bytes came"),
+        "{problem}"
+    );
+    for path in ["../up", "a//b", "/", "a\nb"] {
+        let run = run_keeping(&file(path, 11, THEIRS)).await;
+        assert_eq!(run.task("One.odd"), "errored: worker_broken", "{path:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_forged_discovery_harms_nobody() {
     let ci = Ci::with(

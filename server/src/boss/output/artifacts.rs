@@ -18,6 +18,8 @@ pub(crate) const FOLDER: &str = "artifacts";
 /// Of all steps of one attempt: four that keep as much as one may.
 const ATTEMPT_BYTES: u64 = 4 * Artifacts::ALL_BYTES;
 
+const OTHER: &str = "other bytes came than it had in its container";
+
 impl Outputs {
     pub(crate) fn artifacts(&self, id: OutputId) -> PathBuf {
         self.path(id).with_extension(FOLDER)
@@ -48,8 +50,12 @@ impl Output {
     ) -> Result<(), String> {
         let to = self.all.artifact(self.id, file);
         let words = |error: io::Error| format!("it cannot be kept in {}: {error}", to.display());
-        if tokio::fs::try_exists(&to).await.map_err(words)? {
-            return Ok(());
+        match tokio::fs::metadata(&to).await {
+            Ok(kept) if kept.len() == file.size_bytes => return Ok(()),
+            // One of two that have this hash lies about its length.
+            Ok(_) => return Err(OTHER.to_owned()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(words(error)),
         }
         tokio::fs::create_dir_all(self.all.artifacts(self.id)).await.map_err(words)?;
         // Two steps may keep equal files at the same time.
@@ -71,7 +77,7 @@ impl Output {
             draft_file.flush().await.map_err(words)?;
             let sha256: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
             if size_bytes != file.size_bytes || sha256 != file.sha256 {
-                return Err("other bytes came than it had in its container".to_owned());
+                return Err(OTHER.to_owned());
             }
             tokio::fs::rename(&draft, &to).await.map_err(words)
         };
