@@ -15,7 +15,7 @@ fn packet() -> Packet {
         error: Some("exit code 1 from: pytest".to_owned()),
         hint: None,
         at: None,
-        tests: Some(TestCounts { passed: 3, failed: 1, ..TestCounts::default() }),
+        tests: Some(TestCounts { passed: 3, failed: 3, ..TestCounts::default() }),
         failed_tests: vec![FailedTest {
             name: "test_a.py::test_b".to_owned(),
             message: vec!["assert 1 == 2".to_owned(), "more".to_owned()],
@@ -72,7 +72,7 @@ fn the_tests_their_places_and_what_has_changed() {
 <span aria-hidden="true" class="mark">
 </span>
 <span class="name">TestUnit.models</span>
-<span class="short">1 failed, 3 passed</span>
+<span class="short">3 failed, 3 passed</span>
 </summary>
 <div class="told">
 <ul class="failed-tests">
@@ -85,6 +85,7 @@ fn the_tests_their_places_and_what_has_changed() {
 more" class="why">assert 1 == 2</span>
 <code class="frame">src/a.py:7 in add</code>
 </li>
+<li>and 2 more</li>
 </ul>
 <dl class="new">
 <dt>first new line since run 5, line 3</dt>

@@ -32,6 +32,8 @@ pub(crate) fn view(model: &Model, page: &RunPage, send: &Callback<Msg>) -> Html 
 
 fn view_failure(model: &Model, page: &RunPage, failure: &Failure, open: bool, send: &Callback<Msg>) -> Html {
     let url = Route::Task { run: page.run, task: failure.task.clone(), attempt: None, line: None }.url();
+    let failed_tests = failure.tests.map_or(0, |tests| tests.failed);
+    let more_tests = failed_tests.saturating_sub(failure.failed_tests.len() as u64);
     let short = match (&failure.tests, &failure.error) {
         (Some(tests), _) if !failure.failed_tests.is_empty() => tests.words(),
         (_, Some(error)) => error.clone(),
@@ -47,7 +49,12 @@ fn view_failure(model: &Model, page: &RunPage, failure: &Failure, open: bool, se
             </summary>
             <div class="told">
                 if !failure.failed_tests.is_empty() {
-                    <ul class="failed-tests">{ for failure.failed_tests.iter().map(view_test) }</ul>
+                    <ul class="failed-tests">
+                        { for failure.failed_tests.iter().map(view_test) }
+                        if more_tests > 0 {
+                            <li>{ format!("and {} more", parts::grouped(more_tests)) }</li>
+                        }
+                    </ul>
                 }
                 { for failure.first_new_line.iter().map(view_new_line) }
                 { for failure.changes.iter().map(view_changes) }
