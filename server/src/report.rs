@@ -32,7 +32,8 @@ const ROWS: usize = 4;
 const STANDING: usize = 26;
 const TOOK: usize = 7;
 
-/// A re-run never sees one: whoever mends the project and runs it again would stay red without knowing why.
+/// Of a run without a source. A re-run never sees a change: whoever mends the project and runs it again would stay red without
+/// knowing why.
 const AFTER_A_CHANGE: &str = "after a change: build the image, then a new run";
 
 /// How a run is told.
@@ -261,6 +262,7 @@ impl Report {
         packet: Option<&Packet>,
         workers: &str,
         next: &str,
+        anew: &str,
     ) -> String {
         let verdict = run.verdict_now();
         let counts = run.counts();
@@ -280,7 +282,11 @@ impl Report {
             format!("{}\n{}", self.not_passed(run, packet), self.two(&painted, columns(&words), &counted));
         if verdict != Verdict::Passed {
             let again = format!("what did not pass, again as it was: {next}");
-            text.push_str(&format!("{}\n{}\n", self.dim(&again), self.dim(AFTER_A_CHANGE)));
+            let mended = match run.source {
+                Some(_) => format!("after a change: {anew} --only-failed"),
+                None => AFTER_A_CHANGE.to_owned(),
+            };
+            text.push_str(&format!("{}\n{}\n", self.dim(&again), self.dim(&mended)));
         }
         text
     }

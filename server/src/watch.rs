@@ -102,7 +102,7 @@ impl Ground {
         if json {
             say::json(&json_verdict(&run, packet.as_ref()));
         } else {
-            let closing = terminal.report.closing(&run, packet.as_ref(), &workers, &self.next);
+            let closing = terminal.report.closing(&run, packet.as_ref(), &workers, &self.next, &self.anew);
             say::out(&terminal.report.last(&closing));
         }
         Ok(verdict)

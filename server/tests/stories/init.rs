@@ -86,6 +86,7 @@ fn green_then_red(sample: &mut Sample, tasks: &str, file: &str, broken: &str, wh
     // No new image: the files as they are lie over those that it has.
     let (code, text) = sample.run();
     assert!(code == Some(1) && text.contains(why), "{code:?} {text}");
+    assert!(text.contains(" --only-failed\n") && !text.contains("build the image"), "{text}");
 }
 
 #[test]
