@@ -2,6 +2,7 @@
 //! run's log. Does not know that HTTP is served.
 
 mod attempt;
+mod builders;
 mod clock;
 mod counts;
 mod drive;
@@ -221,7 +222,10 @@ impl Runs {
         only: Option<Vec<TaskId>>,
         by: StartedBy,
     ) -> Result<RunNumber, RunsError> {
-        let only = check_selection(&pipeline, only)?;
+        let only = match check_selection(&pipeline, only)? {
+            Some(only) => Some(self.with_builders(&pipeline, &code, only).await?),
+            None => None,
+        };
         if self.all.draining.load(Ordering::SeqCst) {
             return Err(RunsError::ShuttingDown);
         }
