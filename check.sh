@@ -13,6 +13,22 @@ phase() {
   "$@"
   printf '%6.2f min  %s\n' "$((($(date +%s%N) - began) / 600000000))e-2" "$name" >>.tools/phases
 }
+# beside NAME COMMAND...: goes on while the phases after it do, until `joined NAME`, which shows what it said.
+beside() {
+  local name=$1
+  shift
+  printf '\n== %s: begun, beside what follows\n' "$name"
+  "$@" >".tools/log/beside-$name.log" 2>&1 &
+  beside_pid=$!
+  trap 'kill "$beside_pid" 2>/dev/null; wait "$beside_pid" || true' EXIT
+}
+joined() {
+  local code=0
+  wait "$beside_pid" || code=$?
+  trap - EXIT
+  cat ".tools/log/beside-$1.log"
+  return "$code"
+}
 machine() { for what in web docker browser python axe test-image enrollment; do setup/$what.sh; done; }
 build() { make --no-print-directory build; }
 
@@ -33,13 +49,16 @@ python() {
 }
 
 phase "what the machine needs" machine
-phase "base images" setup/base-images.sh
+beside base-images setup/base-images.sh
 phase "format" format
 phase "page and binary" build
 phase "python: types and tests" python
+phase "base images: their end" joined base-images
+# Its seed is the day, so that each day tries something else and all of one day the same. Compilers beside it are a
+# part of its weather, and it waits more than it works.
+beside soak python3 -B soak/soak.py --kept --seconds 300 --seed "$(($(date +%s) / 86400))"
 phase "clippy" clippy
-# Its seed is the day, so that each day tries something else and all of one day the same.
-phase "soak" python3 -B soak/soak.py --kept --seconds 300 --seed "$(($(date +%s) / 86400))"
 phase "rust tests: compile" cargo test --release --workspace --no-run
+phase "soak: its end" joined soak
 # Nothing is printed after this one: the runner's own words end it all.
 phase "rust tests" cargo test --release --workspace

@@ -202,6 +202,8 @@ class Lab:
         self.seconds = seconds
         self.folder = Path(tempfile.mkdtemp(prefix="bettertest-soak-"))
         self.name = self.folder.name[-8:].lower().replace("_", "x")
+        # A copy, so that a build may go on beside it.
+        self.binary = Path(shutil.copy2(BINARY, self.folder / "bettertest"))
         self.pipedef = self.folder / "project" / "pipedef.py"
         self.pipedef.parent.mkdir()
         self.token = secrets.token_hex(32)
@@ -260,7 +262,7 @@ class Lab:
         return path
 
     def part(self, name: str, *options: str) -> Part:
-        return Part(name, [str(BINARY), *options], self.folder / f"{name}.log")
+        return Part(name, [str(self.binary), *options], self.folder / f"{name}.log")
 
     def start(self) -> None:
         self.pipedef.write_text("from bettertest import Stage\n")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from inject import Injector
-from lab import BINARY, Lab, Refused
+from lab import Lab, Refused
 from pipedef import text_of
 from plan import FAKE, Author, Call, Plan, StagePlan, Step, Task
 
@@ -154,7 +154,7 @@ class Load:
         self._write(plan, project / f"plan_{plan.number}.py")
         ran = LocalRun(plan, time.time())
         self.asked.locals.append(ran)
-        words = [str(BINARY), "run", f"plan_{plan.number}.py", "--data-dir", str(self.lab.folder / "data-boss")]
+        words = [str(self.lab.binary), "run", f"plan_{plan.number}.py", "--data-dir", str(self.lab.folder / "data-boss")]
         log = self.lab.folder / f"local-{plan.number}.log"
         with open(log, "wb") as out:
             process = subprocess.Popen(

@@ -32,6 +32,38 @@ impl Drop for Driver {
     }
 }
 
+impl Driver {
+    /// With the port that it has chosen.
+    fn start() -> (Driver, String) {
+        let mut heard = String::new();
+        // It takes a port that is free at one of both loopback addresses, and leaves where another test has it at the
+        // other one.
+        for _ in 0..5 {
+            let mut driver = Command::new("chromedriver")
+                .arg("--port=0")
+                .stdout(Stdio::piped())
+                .stderr(Stdio::null())
+                .spawn()
+                .expect("chromedriver is there: run setup/browser.sh");
+            let said = driver.stdout.take();
+            let driver = Driver(driver);
+            let mut said = BufReader::new(said.expect("it is piped"));
+            let mut line = String::new();
+            while said.read_line(&mut line).expect("it speaks") > 0 {
+                if let Some((_, port)) = line.split_once("successfully on port ") {
+                    let port = port.chars().take_while(char::is_ascii_digit).collect();
+                    std::thread::spawn(move || std::io::copy(&mut said, &mut std::io::sink()));
+                    return (driver, port);
+                }
+                heard.push_str(&line);
+                line.clear();
+            }
+            assert!(heard.contains("port not available"), "chromedriver ended early: {heard}");
+        }
+        panic!("chromedriver finds no port: {heard}");
+    }
+}
+
 impl Browser {
     /// Opens the boss's page by a new login link.
     pub(crate) async fn at(ci: &Ci) -> Browser {
@@ -40,23 +72,7 @@ impl Browser {
 
     /// The same, where the boss is reached by another address.
     pub(crate) async fn over(ci: &Ci, base: &str) -> Browser {
-        let mut driver = Command::new("chromedriver")
-            .arg("--port=0")
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("chromedriver is there: run setup/browser.sh");
-        let said = driver.stdout.take();
-        let driver = Driver(driver);
-        let mut said = BufReader::new(said.expect("it is piped"));
-        let mut line = String::new();
-        while !line.contains("successfully on port ") {
-            line.clear();
-            assert_ne!(said.read_line(&mut line).expect("it speaks"), 0, "chromedriver ended early");
-        }
-        std::thread::spawn(move || std::io::copy(&mut said, &mut std::io::sink()));
-        let port: String =
-            line.rsplit("on port ").next().unwrap_or_default().chars().filter(char::is_ascii_digit).collect();
+        let (driver, port) = Driver::start();
         let profile = tempfile::tempdir().expect("there is a temp folder");
         let mut args = vec![
             "--headless",
