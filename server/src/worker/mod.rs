@@ -14,6 +14,7 @@ pub(crate) mod forgotten;
 mod kill;
 mod life;
 mod output;
+mod pieces;
 pub(crate) mod queue;
 mod records;
 mod routes;

@@ -3,6 +3,7 @@
 //! strangers: what a manifest may say, `common` knows; that bytes are what they are called, `sources/frames.rs`.
 
 mod change;
+mod folders;
 mod frames;
 mod store;
 
@@ -20,10 +21,11 @@ use tokio::sync::{Semaphore, mpsc};
 
 use super::api::Api;
 use super::disk;
+use super::pieces::{Piece, Pieces};
 use crate::error::Refusal;
 use crate::extract::Segments;
 use crate::limits;
-use frames::{NotStored, Piece};
+use frames::NotStored;
 use store::{NotMade, Store};
 
 pub(crate) use store::Tree;
@@ -85,8 +87,8 @@ pub(super) async fn missing(State(api): State<Api>, body: Body) -> Result<Respon
 
 /// `PUT /blobs`
 pub(super) async fn put_blobs(State(api): State<Api>, body: Body) -> Result<Response, Refusal> {
-    let (send, pieces) = mpsc::channel(PIECES);
-    let storing = api.steps.sources().on_disk(|store| frames::store(store, frames::Body::new(pieces)));
+    let (send, pieces) = Pieces::channel(PIECES);
+    let storing = api.steps.sources().on_disk(|store| frames::store(store, pieces));
     let ((), stored) = tokio::join!(pass_on(body, send), storing);
     match stored? {
         Ok(stored) => Ok(json(BlobsStored { stored })),

@@ -1,13 +1,12 @@
 //! The body of `PUT /blobs`: any number of frames, each `BLOB_ID LENGTH\n` and so many bytes. Each blob is on the disk,
 //! checked, before the next is looked at, so that what came before a fault is kept.
 
-use bytes::Bytes;
 use common::BlobId;
 use std::io::{self, BufRead, BufReader, Read};
-use tokio::sync::mpsc;
 
 use super::store::Store;
 use crate::worker::disk;
+use crate::worker::pieces::Pieces;
 
 /// An id, a space, a number of 20 digits and the line's end.
 const LONGEST_HEAD: u64 = BlobId::LONGEST as u64 + 22;
@@ -34,7 +33,7 @@ pub(super) enum NotStored {
 }
 
 /// Answers with how many blobs came.
-pub(super) fn store(store: &Store, body: Body) -> Result<u64, NotStored> {
+pub(super) fn store(store: &Store, body: Pieces) -> Result<u64, NotStored> {
     let mut body = BufReader::with_capacity(READ_BYTES, body);
     let (mut stored, mut since_look) = (0, LOOK_BYTES);
     loop {
@@ -83,38 +82,4 @@ fn read_head(head: &[u8]) -> Option<(BlobId, u64)> {
     let (id, length) = std::str::from_utf8(head.strip_suffix(b"\n")?).ok()?.split_once(' ')?;
     let is_number = !length.is_empty() && length.bytes().all(|byte| byte.is_ascii_digit());
     Some((id.parse().ok()?, is_number.then(|| length.parse().ok())??))
-}
-
-/// What a body is read from, on a thread that may wait for the disk.
-pub(super) struct Body {
-    pieces: mpsc::Receiver<Piece>,
-    now: Bytes,
-    has_ended: bool,
-}
-
-pub(super) enum Piece {
-    Bytes(Bytes),
-    /// Without it, the body broke off.
-    End,
-}
-
-impl Body {
-    pub(super) fn new(pieces: mpsc::Receiver<Piece>) -> Body {
-        Body { pieces, now: Bytes::new(), has_ended: false }
-    }
-}
-
-impl Read for Body {
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        while self.now.is_empty() && !self.has_ended {
-            match self.pieces.blocking_recv() {
-                Some(Piece::Bytes(bytes)) => self.now = bytes,
-                Some(Piece::End) => self.has_ended = true,
-                None => return Err(io::ErrorKind::UnexpectedEof.into()),
-            }
-        }
-        let count = self.now.len().min(into.len());
-        into[..count].copy_from_slice(&self.now.split_to(count));
-        Ok(count)
-    }
 }

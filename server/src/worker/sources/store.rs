@@ -10,26 +10,25 @@
 //! used last is what the next tree is most like. Files that were blobs lie in `old` as long as a tree has them. And where
 //! nobody uses that tree any more, it becomes the next one (`change.rs`).
 
-use super::change::Latest;
+mod draft;
+mod sweep;
+
 use common::{BlobId, Entry, EntryMode, Manifest, TreeId};
-use rustix::fs::{
-    AtFlags, CWD, Mode, OFlags, RenameFlags, ResolveFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT,
-};
+use rustix::fs::{AtFlags, CWD, Mode, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
 use rustix::io::Errno;
-use sha1::Sha1;
-use sha2::{Digest as _, Sha256};
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File, Metadata, OpenOptions, TryLockError};
-use std::io::{self, Write as _};
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::io;
+use std::os::fd::AsFd as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::SystemTime;
 
-use crate::limits;
+use super::change::Latest;
+use super::folders::{Folders, set_mode, split};
 
 /// What a folder takes on most disks, whatever is in it.
 const FOLDER_BYTES: u64 = 4096;
@@ -79,19 +78,6 @@ pub(super) enum NotMade {
     TooLarge(u64, u64),
     #[error("{0}")]
     Io(#[from] io::Error),
-}
-
-/// A blob that is being written.
-pub(super) struct Draft<'a> {
-    store: &'a Store,
-    path: PathBuf,
-    file: File,
-    hash: Hash,
-}
-
-enum Hash {
-    Sha1(Sha1),
-    Sha256(Sha256),
 }
 
 impl Store {
@@ -148,14 +134,6 @@ impl Store {
             tracing::debug!("{} does not say when it was used last: {error}", tree.lock().display());
         }
         Some(tree)
-    }
-
-    pub(super) fn draft(&self, id: &BlobId, size_bytes: u64) -> io::Result<Draft<'_>> {
-        let path = self.temporary();
-        let file = OpenOptions::new().create_new(true).write(true).mode(0o644).open(&path)?;
-        let mut draft = Draft { store: self, path, file, hash: Hash::of(id) };
-        draft.hash.add(format!("blob {size_bytes}\0").as_bytes());
-        Ok(draft)
     }
 
     /// Puts a tree together, unless it is here.
@@ -296,92 +274,6 @@ impl Store {
         renewed
     }
 
-    /// Removes what crashed workers and earlier boots left, and what is more than the bound: blobs that no tree has,
-    /// then trees, those first that were used least recently. What is used, or was sent lately, stays.
-    pub(super) fn sweep(&self) -> io::Result<()> {
-        let Some(_alone) = self.try_alone()? else { return Ok(()) };
-        let is_old = |found: &Metadata| is_older(found.modified(), limits::SOURCE_DRAFT);
-        for path in list(&self.folder.join("tmp"))? {
-            if fs::symlink_metadata(&path).is_ok_and(|found| is_old(&found)) {
-                remove(&path)?;
-            }
-        }
-        if let Some(cache) = self.folder.parent() {
-            for boot in list(cache)?.iter().filter(|boot| **boot != self.folder) {
-                remove(boot)?;
-            }
-        }
-        let mut trees: Vec<(SystemTime, PathBuf)> = Vec::new();
-        for tree in list(&self.folder.join("trees"))? {
-            let used = fs::metadata(tree.join("lock")).and_then(|lock| lock.modified());
-            trees.push((used.unwrap_or(SystemTime::UNIX_EPOCH), tree));
-        }
-        trees.sort();
-        let mut trees = trees.into_iter();
-        while self.loosen()? > self.bound_bytes {
-            let Some((used, tree)) = trees.next() else { break };
-            if is_older(Ok(used), limits::SOURCE_RECENT) {
-                self.evict(&tree)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Removes blobs that no tree has, as far as there are too many bytes; answers with how many there are.
-    fn loosen(&self) -> io::Result<u64> {
-        let mut bytes = 0;
-        for tree in list(&self.folder.join("trees"))? {
-            let size = fs::read_to_string(tree.join("size")).ok();
-            bytes += size.and_then(|size| size.parse::<u64>().ok()).unwrap_or(0);
-        }
-        for old in list(&self.folder.join("old"))? {
-            let found = fs::symlink_metadata(&old)?;
-            if found.nlink() == 1 {
-                fs::remove_file(&old)?;
-            } else {
-                bytes += found.len();
-            }
-        }
-        let mut loose = Vec::new();
-        for part in list(&self.folder.join("blobs"))? {
-            for blob in list(&part)? {
-                let found = fs::symlink_metadata(&blob)?;
-                bytes += found.len();
-                if found.nlink() == 1 && is_older(found.accessed(), limits::SOURCE_RECENT) {
-                    loose.push((found.accessed()?, found.len(), blob));
-                }
-            }
-        }
-        loose.sort();
-        for (_, size_bytes, blob) in loose {
-            if bytes <= self.bound_bytes {
-                break;
-            }
-            fs::remove_file(blob)?;
-            bytes -= size_bytes;
-        }
-        Ok(bytes)
-    }
-
-    fn evict(&self, tree: &Path) -> io::Result<()> {
-        match File::open(tree.join("lock")) {
-            Ok(lock) => match lock.try_lock() {
-                Ok(()) => self.discard(tree),
-                Err(TryLockError::WouldBlock) => Ok(()),
-                Err(TryLockError::Error(error)) => Err(error),
-            },
-            Err(error) if error.kind() == io::ErrorKind::NotFound => self.discard(tree),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// First its name goes: a crash leaves no half of it under that.
-    fn discard(&self, tree: &Path) -> io::Result<()> {
-        let doomed = self.temporary();
-        fs::rename(tree, &doomed)?;
-        fs::remove_dir_all(doomed)
-    }
-
     fn lock_file(&self) -> io::Result<File> {
         OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(self.folder.join("lock"))
     }
@@ -400,157 +292,6 @@ impl Store {
             Err(TryLockError::WouldBlock) => Ok(None),
             Err(TryLockError::Error(error)) => Err(error),
         }
-    }
-}
-
-impl Draft<'_> {
-    pub(super) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.hash.add(bytes);
-        self.file.write_all(bytes)
-    }
-
-    /// Makes it the blob of this id; false where it is not.
-    pub(super) fn keep(mut self, id: &BlobId) -> io::Result<bool> {
-        let hash = std::mem::replace(&mut self.hash, Hash::Sha1(Sha1::new()));
-        if hash.end() != *id {
-            return Ok(false);
-        }
-        let blob = self.store.blob(id);
-        let named = || rustix::fs::renameat_with(CWD, &self.path, CWD, &blob, RenameFlags::NOREPLACE);
-        match named() {
-            // It has come from somebody else as well; this one goes.
-            Err(Errno::EXIST) => {}
-            Err(Errno::NOENT) => {
-                DirBuilder::new().recursive(true).mode(0o700).create(blob.parent().unwrap_or(&blob))?;
-                match named() {
-                    Ok(()) | Err(Errno::EXIST) => {}
-                    Err(error) => return Err(error.into()),
-                }
-            }
-            named => named?,
-        }
-        Ok(true)
-    }
-}
-
-impl Drop for Draft<'_> {
-    fn drop(&mut self) {
-        // Gone where it has become a blob.
-        drop(fs::remove_file(&self.path));
-    }
-}
-
-impl Hash {
-    fn of(id: &BlobId) -> Hash {
-        match id {
-            BlobId::Sha1(_) => Hash::Sha1(Sha1::new()),
-            BlobId::Sha256(_) => Hash::Sha256(Sha256::new()),
-        }
-    }
-
-    fn add(&mut self, bytes: &[u8]) {
-        match self {
-            Hash::Sha1(hash) => hash.update(bytes),
-            Hash::Sha256(hash) => hash.update(bytes),
-        }
-    }
-
-    fn end(self) -> BlobId {
-        match self {
-            Hash::Sha1(hash) => BlobId::Sha1(hash.finalize().into()),
-            Hash::Sha256(hash) => BlobId::Sha256(hash.finalize().into()),
-        }
-    }
-}
-
-/// The folders of a tree that is being made. The kernel resolves their names, through no link whatsoever: on a disk
-/// to which names are the same that are not the same to us, a link might lie in the way.
-struct Folders {
-    root: OwnedFd,
-    /// The last one: a tree is made folder by folder.
-    last: (Vec<u8>, OwnedFd),
-}
-
-impl Folders {
-    fn open(files: &Path) -> io::Result<Folders> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let root = rustix::fs::open(files, flags, Mode::empty())?;
-        let last = (Vec::new(), rustix::io::dup(&root)?);
-        Ok(Folders { root, last })
-    }
-
-    fn folder(&mut self, path: &[u8]) -> Result<&OwnedFd, NotMade> {
-        if self.last.0 != path {
-            let folder = match self.open_beneath(path) {
-                Err(Errno::NOENT) => self.make(path),
-                opened => opened,
-            };
-            let folder = folder.map_err(|error| match error {
-                Errno::NOTDIR | Errno::LOOP | Errno::EXIST => {
-                    NotMade::SameName(String::from_utf8_lossy(path).into_owned())
-                }
-                error => NotMade::Io(error.into()),
-            })?;
-            self.last = (path.to_vec(), folder);
-        }
-        Ok(&self.last.1)
-    }
-
-    /// Takes these files away, and the folders that have nothing in them then.
-    fn clear(mut self, gone: &[&[u8]]) -> Result<(), NotMade> {
-        let mut emptied = BTreeSet::new();
-        for path in gone {
-            let (parent, name) = split(path);
-            let folder = self.folder(parent)?;
-            rustix::fs::unlinkat(folder, name, AtFlags::empty()).map_err(io::Error::from)?;
-            let above = (0..parent.len()).filter(|at| parent[*at] == b'/').chain([parent.len()]);
-            emptied.extend(above.map(|end| &parent[..end]).filter(|folder| !folder.is_empty()));
-        }
-        // What lies in a folder stands after it.
-        for path in emptied.into_iter().rev() {
-            let (parent, name) = split(path);
-            match rustix::fs::unlinkat(self.folder(parent)?, name, AtFlags::REMOVEDIR) {
-                Ok(()) | Err(Errno::NOTEMPTY) => {}
-                Err(error) => return Err(NotMade::Io(error.into())),
-            }
-        }
-        Ok(())
-    }
-
-    fn open_beneath(&self, path: &[u8]) -> rustix::io::Result<OwnedFd> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let within = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
-        let path = if path.is_empty() { b"." } else { path };
-        loop {
-            match rustix::fs::openat2(&self.root, path, flags, Mode::empty(), within) {
-                Err(Errno::AGAIN | Errno::INTR) => {}
-                done => return done,
-            }
-        }
-    }
-
-    fn make(&mut self, path: &[u8]) -> rustix::io::Result<OwnedFd> {
-        let (parent, name) = split(path);
-        let parent = match self.open_beneath(parent) {
-            Err(Errno::NOENT) => self.make(parent)?,
-            opened => opened?,
-        };
-        rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(0o700))?;
-        let made = self.open_beneath(path)?;
-        set_mode(&made)?;
-        Ok(made)
-    }
-}
-
-/// Whoever a container's command runs as, it can make its own files beside the tree's: nobody else is in there.
-fn set_mode(folder: &OwnedFd) -> rustix::io::Result<()> {
-    rustix::fs::fchmod(folder, Mode::from_raw_mode(0o777))
-}
-
-fn split(path: &[u8]) -> (&[u8], &OsStr) {
-    match path.iter().rposition(|byte| *byte == b'/') {
-        Some(at) => (&path[..at], OsStr::from_bytes(&path[at + 1..])),
-        None => (&[], OsStr::from_bytes(path)),
     }
 }
 
@@ -594,17 +335,4 @@ pub(super) fn is_at(file: &File, path: &Path) -> bool {
 
 pub(super) fn list(folder: &Path) -> io::Result<Vec<PathBuf>> {
     fs::read_dir(folder)?.map(|entry| entry.map(|entry| entry.path())).collect()
-}
-
-/// Whatever it is; somebody else may be at it too.
-fn remove(path: &Path) -> io::Result<()> {
-    let removed = match fs::symlink_metadata(path) {
-        Ok(found) if found.is_dir() => fs::remove_dir_all(path),
-        Ok(_) => fs::remove_file(path),
-        Err(error) => Err(error),
-    };
-    match removed {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        removed => removed,
-    }
 }

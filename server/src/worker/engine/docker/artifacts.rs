@@ -3,17 +3,16 @@
 
 use bollard::Docker as Client;
 use bollard::query_parameters::{ContainerArchiveInfoOptions, DownloadFromContainerOptions};
-use bytes::Bytes;
 use common::{Artifacts, StepId, StepSpec};
 use futures_util::StreamExt as _;
 use std::io::{self, Read};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
-use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 
 use super::super::super::artifacts::{Look, Taker, Wanted};
+use super::super::super::pieces::{Piece, Pieces};
 use super::super::Fault;
 use super::Docker;
 use super::client::{Trouble, trouble_of};
@@ -131,13 +130,11 @@ impl Docker {
         let client = client.clone().with_timeout(crate::limits::ARTIFACTS);
         let options = DownloadFromContainerOptions { path };
         let mut archive = Box::pin(client.download_from_container(container, Some(options)));
-        let (send, pieces) = mpsc::channel(PIECES);
+        let (send, pieces) = Pieces::channel(PIECES);
         let wanted = wanted.clone();
         let looking = tokio::task::spawn_blocking(move || {
             let mut looking = Looking { look: &wanted.looks()[number], root, taker, linked: Vec::new() };
-            let mut pieces = Pieces { pieces, now: Bytes::new(), bytes: 0, ended: false };
-            let read = looking.read(&mut pieces);
-            if let Err(error) = read {
+            if let Err(error) = looking.read(Bounded { pieces, bytes: 0 }) {
                 looking.taker.trouble(format!("keeping files of {}: {error}", looking.look.words()));
             }
             (looking.taker, looking.linked)
@@ -178,7 +175,7 @@ struct Looking<'a> {
 }
 
 impl Looking<'_> {
-    fn read(&mut self, pieces: &mut Pieces) -> io::Result<()> {
+    fn read(&mut self, pieces: Bounded) -> io::Result<()> {
         let mut archive = tar::Archive::new(pieces);
         for entry in archive.entries()? {
             if !self.taker.goes_on() {
@@ -223,38 +220,23 @@ impl Looking<'_> {
     }
 }
 
-enum Piece {
-    Bytes(Bytes),
-    /// Without it, the archive broke off.
-    End,
-}
-
-struct Pieces {
-    pieces: mpsc::Receiver<Piece>,
-    now: Bytes,
+/// Docker may send much more than anybody asked for.
+struct Bounded {
+    pieces: Pieces,
     bytes: u64,
-    ended: bool,
 }
 
-impl Read for &mut Pieces {
+impl Read for Bounded {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        while self.now.is_empty() && !self.ended {
-            match self.pieces.blocking_recv() {
-                Some(Piece::Bytes(bytes)) => self.now = bytes,
-                Some(Piece::End) => self.ended = true,
-                None => return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the archive broke off")),
-            }
-            self.bytes += self.now.len() as u64;
-            if self.bytes > MOST_ARCHIVE_BYTES {
-                let words = format!(
-                    "more than {} MiB lie there, and not all of it was looked at: name a folder, such as report/**",
-                    MOST_ARCHIVE_BYTES >> 20
-                );
-                return Err(io::Error::other(words));
-            }
+        let count = self.pieces.read(into)?;
+        self.bytes += count as u64;
+        if self.bytes > MOST_ARCHIVE_BYTES {
+            let words = format!(
+                "more than {} MiB lie there, and not all of it was looked at: name a folder, such as report/**",
+                MOST_ARCHIVE_BYTES >> 20
+            );
+            return Err(io::Error::other(words));
         }
-        let bytes = self.now.len().min(into.len());
-        into[..bytes].copy_from_slice(&self.now.split_to(bytes));
-        Ok(bytes)
+        Ok(count)
     }
 }

@@ -3,16 +3,15 @@
 
 mod store;
 
-use bytes::Bytes;
 use common::Reason;
 use futures_util::StreamExt as _;
 use std::collections::HashMap;
 use std::fs;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Instant;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use self::store::{Draft, Drafting, Store};
@@ -21,6 +20,7 @@ use super::super::together::{Teller, Together};
 use super::super::{Fault, News};
 use super::unpack::{Bounds, Trouble, unpack_saved};
 use crate::limits;
+use crate::worker::pieces::{Piece, Pieces};
 
 /// Pieces of an export, of some 10 to 100 KB each, that may wait to be unpacked.
 const PIECES: usize = 64;
@@ -139,13 +139,12 @@ impl Images {
         tell: &Teller<Arc<Image>>,
     ) -> Result<(), Fault> {
         let total_bytes = facts.size_bytes;
-        let (send, pieces) = mpsc::channel(PIECES);
+        let (send, pieces) = Pieces::channel(PIECES);
         let gone = CancellationToken::new();
         let _ends_with_this = gone.clone().drop_guard();
         let bounds = Bounds::new(self.0.bound_bytes, gone);
         // It ends soon after this future is dropped, and removes the draft then.
-        let unpacking =
-            tokio::task::spawn_blocking(move || unpack(draft, &facts, Pieces::new(pieces), bounds));
+        let unpacking = tokio::task::spawn_blocking(move || unpack(draft, &facts, pieces, bounds));
         let export = async {
             let mut archive = std::pin::pin!(self.0.docker.save(image_id).await?);
             let (mut done_bytes, mut told) = (0, None::<Instant>);
@@ -222,37 +221,4 @@ fn unpack(draft: Draft, facts: &ImageFacts, pieces: Pieces, mut bounds: Bounds) 
     draft
         .keep(&facts.config, bounds.taken_bytes())
         .map_err(|error| Trouble::Io { what: "keeping it".to_owned(), error })
-}
-
-enum Piece {
-    Bytes(Bytes),
-    /// Without it, the export broke off.
-    End,
-}
-
-struct Pieces {
-    pieces: mpsc::Receiver<Piece>,
-    now: Bytes,
-    ended: bool,
-}
-
-impl Pieces {
-    fn new(pieces: mpsc::Receiver<Piece>) -> Pieces {
-        Pieces { pieces, now: Bytes::new(), ended: false }
-    }
-}
-
-impl Read for Pieces {
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        while self.now.is_empty() && !self.ended {
-            match self.pieces.blocking_recv() {
-                Some(Piece::Bytes(bytes)) => self.now = bytes,
-                Some(Piece::End) => self.ended = true,
-                None => return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the export broke off")),
-            }
-        }
-        let bytes = self.now.len().min(into.len());
-        into[..bytes].copy_from_slice(&self.now.split_to(bytes));
-        Ok(bytes)
-    }
 }
