@@ -61,20 +61,23 @@ pub(super) fn root_of(folder: &Path) -> Result<Option<PathBuf>, SourceError> {
 
 /// Every file of a work tree: those that git tracks, and those that it does not ignore.
 pub(super) fn list(root: &Path) -> Result<Listing, SourceError> {
-    // The two take about as long as each other, on a large tree.
-    let (status, tracked) = std::thread::scope(|scope| {
+    // To look for changes takes longest, on a large tree: all else is asked meanwhile.
+    let (status, asked) = std::thread::scope(|scope| {
         let status = scope.spawn(|| status(root));
-        let tracked = tracked(root);
-        (status.join().expect("nothing in here panics"), tracked)
+        let asked = tracked(root).and_then(|tracked| {
+            let is_changed = changes_bytes(root, &tracked)?;
+            Ok((tracked, is_changed))
+        });
+        (status.join().expect("nothing in here panics"), asked)
     });
     let Status { commit, branch, mut is_dirty, untracked } = status?;
-    let Tracked { mut files, submodules, hash, index_time } = tracked?;
+    let (Tracked { mut files, submodules, hash, index_time, .. }, mut is_changed) = asked?;
     let within = untracked.iter().filter_map(|path| path.strip_suffix(b"/")).map(<[u8]>::to_vec);
     let within: Vec<Vec<u8>> = within.chain(submodules).collect();
-    files.extend(
-        untracked.into_iter().filter(|path| !path.ends_with(b"/")).map(|path| Listed { path, known: None }),
-    );
-    let is_changed = changes_bytes(root, &files)?;
+    let new = untracked.into_iter().filter(|path| !path.ends_with(b"/"));
+    let new: Vec<Listed> = new.map(|path| Listed { path, known: None }).collect();
+    is_changed = is_changed || attributes_in(root, &new).any(|path| may_change_bytes(&path));
+    files.extend(new);
     for file in &mut files {
         // Changed in the same moment in which the index was written, a file may look as it did before.
         file.known = file.known.filter(|(_, looks)| !is_changed && looks.mtime < index_time);
@@ -125,17 +128,21 @@ struct Tracked {
     submodules: Vec<Vec<u8>>,
     hash: Hash,
     index_time: (u32, u32),
+    /// The attributes that this repository has for itself.
+    attributes: PathBuf,
 }
 
 fn tracked(root: &Path) -> Result<Tracked, SourceError> {
-    let where_is = ask(root, &["rev-parse", "--show-object-format", "--git-path", "index"])?;
+    let asked = ["rev-parse", "--show-object-format", "--git-path", "index", "--git-path", "info/attributes"];
+    let where_is = ask(root, &asked)?;
     let mut lines = where_is.split(|byte| *byte == b'\n');
     let hash = if lines.next() == Some(&b"sha256"[..]) { Hash::Sha256 } else { Hash::Sha1 };
     let index = path_of(root, lines.next().unwrap_or_default());
+    let attributes = path_of(root, lines.next().unwrap_or_default());
     // Before it is read: what comes after is then only read once more than it has to be.
     let index_time = index.metadata().map_or((0, 0), |meta| (meta.mtime() as u32, meta.mtime_nsec() as u32));
     let said = ask(root, &["ls-files", "-z", "--stage", "--debug"])?;
-    let mut tracked = Tracked { files: Vec::new(), submodules: Vec::new(), hash, index_time };
+    let mut tracked = Tracked { files: Vec::new(), submodules: Vec::new(), hash, index_time, attributes };
     let mut rest = &said[..];
     let odd = || SourceError::Git {
         folder: root.to_owned(),
@@ -190,7 +197,7 @@ fn read_looks(text: &[u8]) -> (Option<Looks>, &[u8]) {
 }
 
 /// May what git has of a file be other bytes than those on disk?
-fn changes_bytes(root: &Path, files: &[Listed]) -> Result<bool, SourceError> {
+fn changes_bytes(root: &Path, tracked: &Tracked) -> Result<bool, SourceError> {
     // Also where attributes are looked for outside of the work tree, from git 2.42 on.
     let config = ask(root, &["var", "-l"])?;
     let config = String::from_utf8_lossy(&config);
@@ -206,15 +213,22 @@ fn changes_bytes(root: &Path, files: &[Listed]) -> Result<bool, SourceError> {
             Some(_) | None => {}
         }
     }
-    let of_repo = ask(root, &["rev-parse", "--git-path", "info/attributes"])?;
-    outside.push(path_of(root, of_repo.strip_suffix(b"\n").unwrap_or(&of_repo)));
+    outside.push(tracked.attributes.clone());
+    Ok(outside.into_iter().chain(attributes_in(root, &tracked.files)).any(|path| may_change_bytes(&path)))
+}
+
+fn attributes_in(root: &Path, files: &[Listed]) -> impl Iterator<Item = PathBuf> {
     let is_attributes =
         |file: &&Listed| file.path.rsplit(|byte| *byte == b'/').next() == Some(&b".gitattributes"[..]);
-    let inside = files.iter().filter(is_attributes).map(|file| path_of(root, &file.path));
-    Ok(outside.into_iter().chain(inside).any(|path| match std::fs::read(&path) {
+    files.iter().filter(is_attributes).map(move |file| path_of(root, &file.path))
+}
+
+/// What cannot be read may say anything.
+fn may_change_bytes(attributes: &Path) -> bool {
+    match std::fs::read(attributes) {
         Ok(text) => attributes_change_bytes(&String::from_utf8_lossy(&text)),
         Err(error) => !super::files::is_gone(&error),
-    }))
+    }
 }
 
 fn attributes_change_bytes(text: &str) -> bool {
