@@ -174,8 +174,8 @@ def run(
         # No part of a spec on the wire: the boss, which has the source, says which tree lies there.
         "source_at": source_at,
         "allow_no_tests": allow_no_tests or None,
-        "artifacts": _patterns("artifacts", artifacts),
-        "junit": _patterns("junit", [junit] if isinstance(junit, str) else junit),
+        "artifacts": patterns_of("artifacts", artifacts),
+        "junit": patterns_of("junit", [junit] if isinstance(junit, str) else junit),
     }
     spec: dict[str, Any] = {"image": image, "command": _command(command)}
     spec.update((name, value) for name, value in optional.items() if value is not None)
@@ -253,7 +253,7 @@ def _command(command: Command) -> Union[str, list[str]]:
     raise TypeError("command has to be a string for /bin/sh -c, or a list of strings to execute")
 
 
-def _patterns(name: str, patterns: Optional[Sequence[str]]) -> Optional[list[str]]:
+def patterns_of(name: str, patterns: Optional[Sequence[str]]) -> Optional[list[str]]:
     """One string would be taken for a list of its letters."""
     is_list = isinstance(patterns, (list, tuple)) and all(isinstance(pattern, str) for pattern in patterns)
     if patterns is not None and not is_list:
@@ -293,7 +293,8 @@ def _check_types(worker: str, spec: dict[str, Any]) -> None:
 def _texts_in(spec: dict[str, Any]) -> list[str]:
     command = spec["command"]
     if isinstance(command, dict):
-        command = list(command["build"].values())
+        what = dict(command["build"])
+        command = [*what.pop("rebuild_on", []), *what.values()]
     texts = [command] if isinstance(command, str) else list(command)
     for name, value in spec.get("env", {}).items():
         texts += [name, value]

@@ -13,10 +13,10 @@ use super::sources::Files;
 use crate::worker::EngineChoice;
 
 /// A name for images that no other test has. What has it, is removed with it.
-struct Name(String);
+pub(super) struct Name(pub(super) String);
 
 impl Name {
-    fn new() -> Name {
+    pub(super) fn new() -> Name {
         Name(format!("bt-build-{}", crate::auth::random_hex(8)))
     }
 
@@ -36,7 +36,7 @@ impl Drop for Name {
 }
 
 /// All images that this worker has made.
-fn remove_made(rig: &Rig) {
+pub(super) fn remove_made(rig: &Rig) {
     let made =
         docker(&["image", "ls", "--all", "--quiet", "--no-trunc", "--filter", "label=bettertest.build"]);
     for id in made.lines().collect::<BTreeSet<_>>() {
@@ -49,7 +49,7 @@ fn remove_made(rig: &Rig) {
     }
 }
 
-fn files(files: &[(&'static str, &str)]) -> Files {
+pub(super) fn files(files: &[(&'static str, &str)]) -> Files {
     let file = |(path, text): &(&'static str, &str)| (EntryMode::File, 1, *path, text.as_bytes().to_vec());
     Files(files.iter().map(file).collect())
 }
@@ -65,14 +65,14 @@ fn spec(name: &Name, tree: &TreeId, more: Value) -> Value {
     spec
 }
 
-fn made(told: &Told) -> String {
+pub(super) fn made(told: &Told) -> String {
     match &told.0.last().unwrap().1 {
         StepEvent::Exited { exit_code: 0, image_digest: Some(image), .. } => image.clone(),
         other => panic!("{other:?}: {}", told.stdout()),
     }
 }
 
-fn is_unchanged(told: &Told) -> bool {
+pub(super) fn is_unchanged(told: &Told) -> bool {
     told.stdout().starts_with("unchanged: ")
 }
 
@@ -384,4 +384,47 @@ async fn of_too_many_those_go_that_were_not_used_for_longest() {
     drop(theirs);
     remove_made(&rig);
     rig.finish().await;
+}
+
+/// Two clones of a project, each with a data directory of its own, share the names of their images on one Docker.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_goes_to_whoever_builds_it_last() {
+    let (one, two, name) = (Rig::docker().await, Rig::docker().await, Name::new());
+    let tree =
+        |text: &str| files(&[("Dockerfile", &format!("FROM {IMAGE}\nRUN echo {text} > /mark")), ("x", text)]);
+    let (first, second) = (tree("first").send(&one).await, tree("second").send(&two).await);
+    let cat = |image: &str| json!({"image": name.0, "command": "cat /mark", "image_digest": image});
+    let of_one = made(&one.run(spec(&name, &first, json!({}))).await);
+    let of_two = made(&two.run(spec(&name, &second, json!({}))).await);
+    assert!(of_one != of_two && name.id() == of_two);
+    // A run that is under way has its image by its id.
+    assert_eq!(one.run(cat(&of_one)).await.stdout(), "first\n");
+    // Both know what they have made, and which of it has the name is a matter of who asked last.
+    for _ in 0..2 {
+        let again = one.run(spec(&name, &first, json!({}))).await;
+        assert!(is_unchanged(&again) && made(&again) == of_one && name.id() == of_one, "{}", again.stdout());
+        let again = two.run(spec(&name, &second, json!({}))).await;
+        assert!(is_unchanged(&again) && made(&again) == of_two && name.id() == of_two, "{}", again.stdout());
+    }
+    // The first lets go of its image; neither the other one nor the name goes with it.
+    let record = one.data.path().join("cache/builds/images").join(of_one.strip_prefix("sha256:").unwrap());
+    let long_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(8000);
+    fs::File::open(record).unwrap().set_modified(long_ago).unwrap();
+    let (data, engine) = one.hand_over().await;
+    let one = Rig::on(data, engine, |setup| setup.build_cache_bytes = 0).await;
+    let is_there = |image: &str| {
+        Command::new("docker").args(["image", "inspect", image]).output().unwrap().status.success()
+    };
+    let give_up = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    while is_there(&of_one) && std::time::Instant::now() < give_up {
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    assert!(!is_there(&of_one) && name.id() == of_two);
+    assert_eq!(two.run(cat(&of_two)).await.stdout(), "second\n");
+    assert_eq!(made(&two.run(spec(&name, &second, json!({}))).await), of_two);
+    assert!(!is_unchanged(&one.run(spec(&name, &first, json!({}))).await));
+    remove_made(&one);
+    remove_made(&two);
+    one.finish().await;
+    two.finish().await;
 }

@@ -14,6 +14,7 @@ mod native;
 mod openapi;
 mod queue;
 mod races;
+mod rebuild_on;
 mod records;
 mod results;
 mod rig;

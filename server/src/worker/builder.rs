@@ -6,7 +6,8 @@
 //!   `NotMade` and `Lost`.
 //! * `Made` is told on evidence alone: the image is there, was made of this, and has the name that was asked for.
 //! * A step that is stopped ends its build if no other follows it; nothing of it is left in the engine then.
-//! * No image, and no name of one, is touched that was not made by a builder of this data directory.
+//! * No step runs on an image that has files of another source which its own does not lie over.
+//! * No image is touched that was not made by a builder of this data directory, and no name of one that no builder made.
 
 use common::{Build, StepId};
 use std::sync::Arc;
@@ -81,6 +82,15 @@ impl Builder {
         match self {
             Builder::Docker(builds) => builds.sweep(wanted).await,
             Builder::Fake(_) => Ok(()),
+        }
+    }
+
+    /// How the source of a step is to lie over its image: None where as it is, else by this manifest. A fault where the
+    /// step would judge files of another source, which its image may have.
+    pub(crate) async fn over(&self, image: &str, tree: Option<&Tree>) -> Result<Option<Arc<Vec<u8>>>, Fault> {
+        match self {
+            Builder::Docker(builds) => builds.over(image, tree).await,
+            Builder::Fake(_) => Ok(None),
         }
     }
 

@@ -206,15 +206,20 @@ impl Life {
                 Err(stopped) => Ok(stopped.done()),
             };
         }
-        let image_digest = match self.prepare(news, self.steps.engine().prepare(&self.spec, &tell)).await? {
-            Ok(digest) => digest,
+        let preparing = async {
+            let image_digest = self.steps.engine().prepare(&self.spec, &tell).await?;
+            let tree = self.tree_over(&image_digest).await?;
+            Ok((image_digest, tree))
+        };
+        let (image_digest, tree) = match self.prepare(news, preparing).await? {
+            Ok(prepared) => prepared,
             Err(stopped) => return Ok(stopped.done()),
         };
         self.steps.builder().note_use(&image_digest);
         let job = Job {
             step: self.step.id.clone(),
             spec: self.spec.clone(),
-            tree: self.tree.clone(),
+            tree,
             image_digest,
             deadline_s: now_s() + u64::from(self.timeout_s()) + DEADLINE_SLACK_S,
         };
@@ -247,6 +252,14 @@ impl Life {
             // What does not run needs no stopping.
             (Err(_), Some(decision)) => Ok(Done::Ended(decision_event(decision, 0, None))),
             (Err(fault), None) => Ok(Done::Ended(errored(fault, 0, None))),
+        }
+    }
+
+    /// The source as it is to lie over this image.
+    async fn tree_over(&self, image_digest: &str) -> Result<Option<Arc<Tree>>, Fault> {
+        match self.steps.builder().over(image_digest, self.tree.as_deref()).await? {
+            Some(manifest) => self.steps.sources().made(manifest).await.map(Some),
+            None => Ok(self.tree.clone()),
         }
     }
 

@@ -21,6 +21,7 @@ use tokio::sync::{Semaphore, mpsc};
 
 use super::api::Api;
 use super::disk;
+use super::engine::Fault;
 use super::pieces::{Piece, Pieces};
 use crate::error::Refusal;
 use crate::extract::Segments;
@@ -53,6 +54,20 @@ impl Sources {
     /// Takes a tree into use.
     pub(super) fn tree(&self, id: &TreeId) -> Option<Arc<Tree>> {
         self.0.store.tree(id).map(Arc::new)
+    }
+
+    /// Takes a tree into use that is put together of blobs which are here.
+    pub(super) async fn made(&self, manifest: Arc<Vec<u8>>) -> Result<Arc<Tree>, Fault> {
+        let (sources, id) = (self.clone(), TreeId::of(&manifest));
+        let made = tokio::task::spawn_blocking(move || {
+            let read = Manifest::parse(&manifest).map_err(|bad| bad.to_string())?;
+            sources.0.store.assemble(&manifest, &read).map_err(|error| error.to_string())?;
+            sources.tree(&id).ok_or_else(|| "it went at once".to_owned())
+        });
+        made.await.unwrap_or_else(|error| Err(error.to_string())).map_err(|error| {
+            let message = format!("its source cannot be put together: {error}");
+            Fault::new(Reason::UnknownTree, message, "run it again: the source is sent once more")
+        })
     }
 
     /// Housekeeping. Reads the disk.

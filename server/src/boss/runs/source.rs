@@ -172,8 +172,9 @@ pub(super) fn another_build(state: &RunState, worker: &str, spec: &StepSpec) -> 
     let steps = state.tasks().flat_map(|task| &task.attempts).flat_map(|attempt| &attempt.steps);
     let same = steps.filter(|step| step.worker == worker && step.spec.image == spec.image);
     let other = same.filter_map(|step| step.spec.build()).find(|other| *other != build)?;
+    let otherwise = if build.rebuild_on == other.rebuild_on { "" } else { ", with another rebuild_on" };
     let error = format!(
-        "this run builds {:?} of {} in {:?} already, and not of {} in {:?}",
+        "this run builds {:?} of {} in {:?} already, and not of {} in {:?}{otherwise}",
         spec.image, other.dockerfile, other.context, build.dockerfile, build.context
     );
     Some(Problem::new(error, "give each image that build(...) makes a name of its own"))

@@ -68,6 +68,8 @@ struct Inner {
     deadlines: Deadlines,
     /// Made at the first use: a worker may be there before its Docker is.
     client: Mutex<Option<Client>>,
+    /// By image id: was it built with `rebuild_on`, or upon such a one?
+    older: Mutex<HashMap<String, bool>>,
     /// The pulls that are under way, by image.
     pulls: Together<()>,
     /// Of the machine on which Docker runs.
@@ -91,6 +93,7 @@ impl Docker {
             allow_caps,
             deadlines,
             client: Mutex::new(None),
+            older: Mutex::default(),
             pulls: Together::default(),
             memory_total: OnceCell::new(),
             usable: OnceCell::new(),

@@ -5,6 +5,7 @@
 //! build upon ours have them too. Docker is never told the name: it is given to the image when that is there, and only
 //! where it is nobody else's.
 
+mod baked;
 mod context;
 mod dockerfile;
 mod follow;
@@ -14,21 +15,23 @@ mod letting_go;
 mod making;
 
 use bollard::Docker as Client;
+use bollard::models::ImageInspect;
 use bollard::query_parameters::TagImageOptions;
-use common::{Build, Reason, StepId, Stream};
+use common::{Build, Manifest, Reason, StepId, Stream, TreeId};
 use sha2::{Digest as _, Sha256};
 use std::collections::{HashMap, VecDeque};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::super::{AHEAD, Fault, Happening, News, Running};
+use super::super::{AHEAD, Fault, Happening, News, Running, Tree};
 use super::client::Trouble;
 use super::{Docker, images};
 use crate::worker::builder::Order;
+use baked::{Baked, Over};
 use context::{Context, Unseen};
 use dockerfile::{Bases, Dockerfile};
 use follow::{End, Follower, Next, Work};
@@ -37,6 +40,9 @@ use making::Making;
 
 /// On each image of ours, and by inheritance on what others build upon it: whose, and its key.
 const LABEL: &str = "bettertest.build";
+
+/// At the end of the label of an image whose files may be older than those of a run: it is of use with a source only.
+const OLDER: &str = ".older";
 
 /// So many are more than the stages of a few runs have.
 const HASHES: usize = 32;
@@ -54,9 +60,17 @@ struct Inner {
     bound_bytes: u64,
     /// What the files come to of which images were asked for last. A tree of many thousand is gone through once.
     hashes: Mutex<VecDeque<(Build, [u8; 32])>>,
-    /// Those under way, by key.
+    overs: Mutex<VecDeque<Known>>,
+    /// Those under way, by key and what else counts.
     works: Mutex<HashMap<String, Arc<Work>>>,
     following: Mutex<HashMap<StepId, Following>>,
+}
+
+/// How the source in this folder lies over an image: None where as it is.
+struct Known {
+    image: String,
+    files: PathBuf,
+    over: Option<Arc<Vec<u8>>>,
 }
 
 #[derive(Clone)]
@@ -71,6 +85,8 @@ struct Seen {
     context: Context,
     dockerfile: Dockerfile,
     hash: [u8; 32],
+    /// Where the hash is not of all files.
+    baked: Option<Baked>,
 }
 
 /// The images that a build begins with: name and id.
@@ -81,15 +97,24 @@ enum Owner {
     Nobody,
     /// The very image that is to have it.
     Itself,
-    Us,
+    /// An image that a builder made, be it that of another data directory: there the run has it by its id.
+    Builders,
 }
 
 impl Builds {
     /// `folder`: shared by all workers of the data directory `owner`.
     pub(crate) fn open(docker: Docker, folder: &Path, owner: &str, bound_bytes: u64) -> io::Result<Builds> {
         let (kept, owner) = (Kept::open(folder)?, owner.to_owned());
-        let (hashes, works, following) = (Mutex::default(), Mutex::default(), Mutex::default());
-        Ok(Builds(Arc::new(Inner { docker, owner, kept, bound_bytes, hashes, works, following })))
+        Ok(Builds(Arc::new(Inner {
+            docker,
+            owner,
+            kept,
+            bound_bytes,
+            hashes: Mutex::default(),
+            overs: Mutex::default(),
+            works: Mutex::default(),
+            following: Mutex::default(),
+        })))
     }
 
     pub(crate) async fn look(&self, order: &Order) -> Option<Running> {
@@ -97,7 +122,7 @@ impl Builds {
         let Ok(Ok(seen)) = self.see(order).await else { return None };
         let bases = self.bases(&client, &seen, None).await.ok()??;
         let key = key(&seen, &bases);
-        let image = self.find(&client, &key).await.ok()??;
+        let image = self.find(&client, &key, &seen).await.ok()??;
         self.name(&client, &order.image, &image).await.ok()?;
         Some(unchanged(&key, &order.image, image))
     }
@@ -116,11 +141,16 @@ impl Builds {
         self.owner_of(&client, &order.image, None).await?;
         let bases = self.bases(&client, &seen, Some(news)).await?.unwrap_or_default();
         let key = key(&seen, &bases);
-        if let Some(image) = self.find(&client, &key).await? {
+        if let Some(image) = self.find(&client, &key, &seen).await? {
             self.name(&client, &order.image, &image).await?;
             return Ok(unchanged(&key, &order.image, image));
         }
-        let follower = self.join(&key, || Making::new(self.clone(), client, seen, bases, key.clone()));
+        // Of two sources only those builds are one in which all files are the same.
+        let work = match &seen.baked {
+            Some(baked) => format!("{key} {}", TreeId::of(&baked.files)),
+            None => key.clone(),
+        };
+        let follower = self.join(&work, || Making::new(self.clone(), client, seen, bases, key.clone()));
         Ok(self.follow(order, &key, follower))
     }
 
@@ -148,8 +178,11 @@ impl Builds {
         let looked = tokio::task::spawn_blocking(move || {
             let context = Context::look(tree, &build)?;
             let dockerfile = Dockerfile::read(&context.dockerfile);
-            let hash = builds.hash(&context, build)?;
-            Ok(Seen { context, dockerfile, hash })
+            let (hash, baked) = match &build.rebuild_on {
+                Some(rebuild_on) => context.named(rebuild_on).map(|(hash, baked)| (hash, Some(baked)))?,
+                None => (builds.hash(&context, build)?, None),
+            };
+            Ok(Seen { context, dockerfile, hash, baked })
         });
         match looked.await.unwrap_or_else(|error| Err(Unseen::Io(io::Error::other(error)))) {
             Ok(seen) => Ok(Ok(seen)),
@@ -200,6 +233,15 @@ impl Builds {
                 id = images::local(docker, client, name).await?;
             }
             match (id, fetch) {
+                (Some(id), _) if docker.has_older_files(client, &id).await? => {
+                    return Err(Fault::new(
+                        Reason::SpecRefused,
+                        format!(
+                            "the image {name:?}, which the Dockerfile builds upon, was built with rebuild_on: files that it has may be older than this run"
+                        ),
+                        "build that image without rebuild_on, or build upon another one",
+                    ));
+                }
                 (Some(id), _) => found.push((name.clone(), id)),
                 (None, Some(_)) => {
                     return Err(Fault::no_such_image("docker", name, ", though it was pulled"));
@@ -210,14 +252,74 @@ impl Builds {
         Ok(Some(found))
     }
 
-    /// The image that was made of just this, if Docker still has it.
-    async fn find(&self, client: &Client, key: &str) -> Result<Option<String>, Fault> {
-        let Some(image) = self.0.kept.image_of(key) else { return Ok(None) };
-        let found = images::local(&self.0.docker, client, &image).await?;
-        if found.is_some() {
-            self.0.kept.used(&image);
+    /// An image that was made of just this, if Docker still has it.
+    async fn find(&self, client: &Client, key: &str, seen: &Seen) -> Result<Option<String>, Fault> {
+        for image in self.0.kept.images_of(key) {
+            if let Some(now) = &seen.baked {
+                let (files, of) = (now.files.clone(), image.clone());
+                let fits = move |kept: &Kept| {
+                    let files = Manifest::parse(&files).map_err(io::Error::other)?;
+                    kept.baked(&of).map_or(Ok(false), |baked| Ok(baked.gone_from(&files)?.is_none()))
+                };
+                if !self.on_disk(fits).await? {
+                    continue;
+                }
+            }
+            if images::local(&self.0.docker, client, &image).await?.is_some() {
+                self.0.kept.used(&image);
+                return Ok(Some(image));
+            }
         }
-        Ok(found)
+        Ok(None)
+    }
+
+    /// How the source of a step is to lie over its image: None where as it is, else by this manifest. A fault where the
+    /// step would judge files of another source.
+    pub(crate) async fn over(&self, image: &str, tree: Option<&Tree>) -> Result<Option<Arc<Vec<u8>>>, Fault> {
+        let client = self.0.docker.client().await?;
+        if !self.0.docker.has_older_files(&client, image).await? {
+            return Ok(None);
+        }
+        let refused = |error: &str, hint: &str| {
+            let error = format!("the image of this step was built with rebuild_on, so that {error}");
+            Err(Fault::new(Reason::SpecRefused, error, hint))
+        };
+        let Some(tree) = tree else {
+            return refused(
+                "files that it has may be older than this run",
+                "have the files as they are lie over them: run(..., source_at=\"/app\"), with the folder into which the Dockerfile copies them; or build it without rebuild_on",
+            );
+        };
+        let files = tree.files();
+        let is_it = |known: &&Known| known.image == image && known.files == files;
+        let known = lock(&self.0.overs).iter().find(is_it).map(|known| known.over.clone());
+        if let Some(over) = known {
+            return Ok(over);
+        }
+        let (of, manifest) = (image.to_owned(), tree.manifest());
+        let look = move |kept: &Kept| kept.baked(&of).map(|baked| baked.over(&manifest?)).transpose();
+        let over = match self.on_disk(look).await? {
+            Some(Over::AsItIs) => None,
+            Some(Over::Newer(manifest)) => Some(Arc::new(manifest)),
+            Some(Over::Gone(path)) => {
+                return refused(
+                    &format!("it still has {path:?}, which is not in the source of this run"),
+                    "have this run build it: build(...) in a stage before this one",
+                );
+            }
+            None => {
+                return refused(
+                    "only who has built it knows which files it has",
+                    "have this run build it: build(...) in a stage before this one",
+                );
+            }
+        };
+        let mut overs = lock(&self.0.overs);
+        overs.push_back(Known { image: image.to_owned(), files, over: over.clone() });
+        if overs.len() > HASHES {
+            overs.pop_front();
+        }
+        Ok(over)
     }
 
     /// Whose the name is; a fault where it is somebody's whom it may not be taken from.
@@ -241,15 +343,14 @@ impl Builds {
             return Ok(Owner::Itself);
         }
         let label = found.config.and_then(|config| config.labels?.remove(LABEL));
-        let of_us = label.filter(|label| self.is_ours(label));
-        if let Some(label) = of_us
-            && self.was_made_by_us(client, &id, &label).await?
+        if let Some(label) = label
+            && self.is_builders(client, &id, &label).await?
         {
-            return Ok(Owner::Us);
+            return Ok(Owner::Builders);
         }
         Err(Fault::new(
             Reason::SpecRefused,
-            format!("the name {name:?} is that of an image that was not built here: {id}"),
+            format!("the name {name:?} is that of an image that no build(...) made: {id}"),
             format!("give build(...) another name, or take it away from that image: docker image rm {name}"),
         ))
     }
@@ -259,8 +360,8 @@ impl Builds {
         label.strip_prefix(&self.0.owner).is_some_and(|key| key.starts_with('.'))
     }
 
-    /// Not only built upon an image of ours: then the label was put on earlier than last.
-    async fn was_made_by_us(&self, client: &Client, id: &str, label: &str) -> Result<bool, Fault> {
+    /// Not only built upon an image of a builder: then the label was put on earlier than last.
+    async fn is_builders(&self, client: &Client, id: &str, label: &str) -> Result<bool, Fault> {
         let docker = &self.0.docker;
         let told = docker.call(docker.deadlines().look, client.image_history(id)).await;
         let history = told.map_err(|trouble| docker.fault(trouble))?;
@@ -272,7 +373,7 @@ impl Builds {
     async fn name(&self, client: &Client, name: &str, image: &str) -> Result<(), Fault> {
         match self.owner_of(client, name, Some(image)).await? {
             Owner::Itself => return Ok(()),
-            Owner::Nobody | Owner::Us => {}
+            Owner::Nobody | Owner::Builders => {}
         }
         let after_slash = name.rfind('/').map_or(0, |at| at + 1);
         let (repo, tag) = match name[after_slash..].split_once(':') {
@@ -403,4 +504,28 @@ fn not_begun(wrong: &str) -> Running {
 /// Held for a few instructions only, never over an await.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Docker {
+    /// May files that this image has be older than the source of a run?
+    async fn has_older_files(&self, client: &Client, image: &str) -> Result<bool, Fault> {
+        let known = lock(&self.0.older).get(image).copied();
+        if let Some(known) = known {
+            return Ok(known);
+        }
+        match images::local(self, client, image).await? {
+            Some(id) => Ok(lock(&self.0.older).get(&id).copied().unwrap_or(true)),
+            None => Err(Fault::no_such_image("docker", image, " any more")),
+        }
+    }
+
+    /// An image never changes; of which one it is told, every name that leads to it.
+    pub(super) fn note_label(&self, image: &ImageInspect) {
+        let labels = image.config.as_ref().and_then(|config| config.labels.as_ref());
+        let is_older =
+            labels.and_then(|labels| labels.get(LABEL)).is_some_and(|label| label.ends_with(OLDER));
+        if let Some(id) = &image.id {
+            lock(&self.0.older).insert(id.clone(), is_older);
+        }
+    }
 }

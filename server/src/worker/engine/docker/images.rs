@@ -49,7 +49,10 @@ pub(super) async fn resolve(
 
 pub(super) async fn local(docker: &Docker, client: &Client, image: &str) -> Result<Option<String>, Fault> {
     match docker.call(docker.deadlines().look, client.inspect_image(image)).await {
-        Ok(found) => Ok(found.id),
+        Ok(found) => {
+            docker.note_label(&found);
+            Ok(found.id)
+        }
         Err(Trouble::NotFound(_)) => Ok(None),
         // Such as a name with capital letters.
         Err(Trouble::Refused { status: 400, message }) => {

@@ -1,7 +1,7 @@
 //! What a build sees: a folder of the source without what its `.dockerignore` leaves out, and a Dockerfile. Both are
 //! looked up by the kernel as if the source were the root of everything, so that no path and no link leads out of it.
 
-use common::{Build, Entry, Manifest};
+use common::{Build, Entry, EntryMode, Manifest};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use sha2::{Digest as _, Sha256};
 use std::fs::File;
@@ -13,7 +13,8 @@ use std::sync::Arc;
 
 use super::super::super::Tree;
 use super::super::archive::Archive;
-use super::ignore::Ignore;
+use super::baked::Baked;
+use super::ignore::{Ignore, clean};
 
 const IGNORE: &str = ".dockerignore";
 
@@ -79,13 +80,59 @@ impl Context {
         let mut hash = Sha256::new();
         self.each(|entry, is_in| {
             if is_in {
-                hash.update(format!("{} {} ", entry.mode.word(), entry.blob));
-                hash.update(entry.path);
-                hash.update([0]);
+                add(&mut hash, &entry);
             }
             Ok(())
         })?;
         Ok(hash.finalize().into())
+    }
+
+    /// Equal as long as the files are that `rebuild_on` names; and all that there are. Links are always among them:
+    /// which file one leads to, no tool sees by the time of either.
+    pub(super) fn named(&self, rebuild_on: &[String]) -> Result<([u8; 32], Baked), Unseen> {
+        let ignore = self.ignore.clone().unwrap_or_default();
+        let mut hash = Sha256::new();
+        hash.update(format!("rebuild_on {} {}\n", self.within.len(), ignore.len()));
+        hash.update(&self.within);
+        hash.update(&ignore);
+        let patterns = rebuild_on.iter().map(String::as_str);
+        let mut named = Ignore::of(patterns, "rebuild_on").map_err(Unseen::Wrong)?;
+        let mut plain: Vec<(&String, String, bool)> = rebuild_on
+            .iter()
+            .filter(|pattern| !pattern.contains(['*', '?', '[', '\\', '!']))
+            .filter_map(|pattern| Some((pattern, clean(pattern.trim())?, false)))
+            .collect();
+        let (mut matched, mut files) = (false, Vec::new());
+        self.each(|entry, is_in| {
+            if !is_in {
+                return Ok(());
+            }
+            let is_named = named.matches(entry.path);
+            if is_named || entry.mode == EntryMode::Link {
+                add(&mut hash, &entry);
+            }
+            matched |= is_named;
+            for (_, path, is_there) in &mut plain {
+                let rest = entry.path.strip_prefix(path.as_bytes());
+                *is_there |= path == "." || rest.is_some_and(|rest| rest.is_empty() || rest[0] == b'/');
+            }
+            files.push((Entry { path: &[], ..entry }, [&self.within, entry.path].concat()));
+            Ok(())
+        })?;
+        let has = "has, so that nothing would make the image anew if it changed: write it as it is, or with * in it";
+        if let Some((pattern, ..)) = plain.iter().find(|(.., is_there)| !is_there) {
+            return Err(Unseen::Wrong(format!(
+                "rebuild_on names {pattern:?}, which no file of the context {has}"
+            )));
+        }
+        if !matched {
+            return Err(Unseen::Wrong(format!(
+                "rebuild_on is {rebuild_on:?}, which no file of the context {has}"
+            )));
+        }
+        let entries = files.iter().map(|(entry, path)| Entry { path, ..*entry }).collect();
+        let files = Manifest::format(entries);
+        Ok((hash.finalize().into(), Baked { within: self.within.clone(), ignore, files, made_ns: 0 }))
     }
 
     /// Dockerfile and `.dockerignore` are told to Docker in any case. It removes them itself where they are left out.
@@ -121,12 +168,18 @@ impl Context {
             self.ignore.as_deref().map_or(Ok(Ignore::default()), Ignore::read).map_err(Unseen::Wrong)?;
         for entry in manifest.entries() {
             if let Some(path) = entry.path.strip_prefix(&self.within[..]) {
-                let is_in = !ignore.leaves_out(path);
+                let is_in = !ignore.matches(path);
                 take(Entry { path, ..entry }, is_in)?;
             }
         }
         Ok(())
     }
+}
+
+fn add(hash: &mut Sha256, entry: &Entry<'_>) {
+    hash.update(format!("{} {} ", entry.mode.word(), entry.blob));
+    hash.update(entry.path);
+    hash.update([0]);
 }
 
 /// None where there is nothing of that kind that does not lead out of the folder.

@@ -1,5 +1,5 @@
 //! What a `.dockerignore` leaves out, by Docker's rules: of the patterns that match a path or a folder above it the
-//! last one decides, and one that begins with `!` lets in.
+//! last one decides, and one that begins with `!` lets in. By the same rules `rebuild_on` names files.
 
 use regex::bytes::{Regex, RegexBuilder};
 use std::collections::HashMap;
@@ -21,26 +21,27 @@ impl Ignore {
     /// Fails with the line that is no pattern.
     pub(super) fn read(bytes: &[u8]) -> Result<Ignore, String> {
         let text = String::from_utf8_lossy(bytes);
-        let mut patterns = Vec::new();
-        for line in text.strip_prefix('\u{feff}').unwrap_or(&text).lines() {
-            let pattern = line.trim();
-            if line.starts_with('#') || pattern.is_empty() {
-                continue;
-            }
-            let (lets_in, pattern) = match pattern.strip_prefix('!') {
-                Some(pattern) => (true, pattern.trim()),
-                None => (false, pattern),
-            };
-            let bad = || format!("{line:?} in .dockerignore is no pattern");
-            let path = clean(pattern).ok_or_else(bad)?;
-            let matches = RegexBuilder::new(&expression(&path)).size_limit(1 << 20).build();
-            patterns.push(Pattern { lets_in, matches: matches.map_err(|_| bad())? });
-        }
-        Ok(Ignore { patterns, folders: HashMap::new() })
+        let lines = text.strip_prefix('\u{feff}').unwrap_or(&text).lines();
+        let patterns = lines.filter(|line| !line.starts_with('#') && !line.trim().is_empty());
+        Ignore::of(patterns, ".dockerignore")
     }
 
-    /// `path`: from the root of the context.
-    pub(super) fn leaves_out(&mut self, path: &[u8]) -> bool {
+    pub(super) fn of<'a>(patterns: impl Iterator<Item = &'a str>, whose: &str) -> Result<Ignore, String> {
+        let read = |text: &str| {
+            let (lets_in, pattern) = match text.trim().strip_prefix('!') {
+                Some(pattern) => (true, pattern.trim()),
+                None => (false, text.trim()),
+            };
+            let matches = RegexBuilder::new(&expression(&clean(pattern)?)).size_limit(1 << 20).build();
+            Some(Pattern { lets_in, matches: matches.ok()? })
+        };
+        let patterns =
+            patterns.map(|text| read(text).ok_or_else(|| format!("{text:?} in {whose} is no pattern")));
+        Ok(Ignore { patterns: patterns.collect::<Result<_, _>>()?, folders: HashMap::new() })
+    }
+
+    /// Is the last pattern that has to do with this path one without `!`? `path`: from the root of the context.
+    pub(super) fn matches(&mut self, path: &[u8]) -> bool {
         if self.patterns.is_empty() {
             return false;
         }
@@ -71,7 +72,7 @@ impl Ignore {
 }
 
 /// As Go's `filepath.Clean` has it, and without a slash at its beginning. None for a lone `!`.
-fn clean(pattern: &str) -> Option<String> {
+pub(super) fn clean(pattern: &str) -> Option<String> {
     if pattern.is_empty() {
         return None;
     }
@@ -127,7 +128,7 @@ mod tests {
     use super::Ignore;
 
     fn lets_in(ignore: &str, path: &str) -> bool {
-        !Ignore::read(ignore.as_bytes()).unwrap().leaves_out(path.as_bytes())
+        !Ignore::read(ignore.as_bytes()).unwrap().matches(path.as_bytes())
     }
 
     #[test]
@@ -141,8 +142,8 @@ mod tests {
     #[test]
     fn bytes_that_are_no_text_are_names_too() {
         let mut ignore = Ignore::read(b"a/*\n").unwrap();
-        assert!(ignore.leaves_out(b"a/\xff/\xfe"));
-        assert!(!ignore.leaves_out(b"\xff"));
+        assert!(ignore.matches(b"a/\xff/\xfe"));
+        assert!(!ignore.matches(b"\xff"));
     }
 
     #[test]

@@ -1,13 +1,20 @@
 //! Which image was made of what, on the disk, for all workers of a data directory, and which of them are let go.
 //!
-//! `keys/KEY` holds an image's id. `images/ID` is there for each of them: when it was written last the image was used
-//! last, and it holds how many bytes it has of its own, and the names that it was given. What has its name is whole.
+//! `keys/KEY` holds ids of images, the one last that was made last: of one key there are several where it leaves files
+//! out, and `baked/ID` says then which of these the image has. `images/ID` is there for each image: when it was written
+//! last the image was used last, and it holds how many bytes it has of its own, and the names that it was given. What has
+//! its name is whole.
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
+
+use super::baked::Baked;
+
+/// Of one key, in turns: as many as people work on a project in folders of their own.
+const IMAGES_OF_KEY: usize = 8;
 
 pub(super) struct Kept {
     folder: PathBuf,
@@ -25,20 +32,45 @@ pub(super) struct Image {
 
 impl Kept {
     pub(super) fn open(folder: &Path) -> io::Result<Kept> {
-        for part in ["keys", "images", "tmp"] {
+        for part in ["keys", "images", "baked", "tmp"] {
             DirBuilder::new().recursive(true).mode(0o700).create(folder.join(part))?;
         }
         Ok(Kept { folder: folder.to_owned() })
     }
 
-    pub(super) fn image_of(&self, key: &str) -> Option<String> {
-        let id = fs::read_to_string(self.folder.join("keys").join(key)).ok()?;
-        hex_of(&id).is_some().then_some(id)
+    /// The one first that was made last.
+    pub(super) fn images_of(&self, key: &str) -> Vec<String> {
+        let text = fs::read_to_string(self.folder.join("keys").join(key)).unwrap_or_default();
+        text.lines().rev().filter(|id| hex_of(id).is_some()).map(str::to_owned).collect()
     }
 
-    pub(super) fn keep(&self, key: &str, image: &str, own_bytes: u64) -> io::Result<()> {
+    /// Of an image that leaves no file out nothing is `baked`.
+    pub(super) fn keep(
+        &self,
+        key: &str,
+        image: &str,
+        own_bytes: u64,
+        baked: Option<Baked>,
+    ) -> io::Result<()> {
+        // Other workers write these too.
+        let lock = File::create(self.folder.join("lock"))?;
+        lock.lock()?;
         self.add(image, own_bytes)?;
-        self.write(&Path::new("keys").join(key), image)
+        if let Some(baked) = baked {
+            let hex = hex_of(image).ok_or_else(|| no_id(image))?;
+            let baked = self.baked(image).map_or(Ok(baked.clone()), |before| before.or(&baked))?;
+            self.write(&Path::new("baked").join(hex), &baked.to_bytes())?;
+        }
+        let mut images = self.images_of(key);
+        images.retain(|other| other != image);
+        images.truncate(IMAGES_OF_KEY - 1);
+        images.reverse();
+        images.push(image.to_owned());
+        self.write(&Path::new("keys").join(key), images.join("\n").as_bytes())
+    }
+
+    pub(super) fn baked(&self, image: &str) -> Option<Baked> {
+        Baked::read(&fs::read(self.folder.join("baked").join(hex_of(image)?)).ok()?)
     }
 
     /// One of which it is not known any more what it was made of, so that it can go when it is its turn.
@@ -88,11 +120,16 @@ impl Kept {
     pub(super) fn forget(&self, image: &str) -> io::Result<()> {
         for entry in fs::read_dir(self.folder.join("keys"))? {
             let path = entry?.path();
-            if fs::read_to_string(&path).is_ok_and(|id| id == image) {
+            // Others of that key are made again when they are wanted.
+            if fs::read_to_string(&path).is_ok_and(|ids| ids.lines().any(|id| id == image)) {
                 fs::remove_file(path)?;
             }
         }
         let hex = hex_of(image).ok_or_else(|| no_id(image))?;
+        match fs::remove_file(self.folder.join("baked").join(hex)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
         fs::remove_file(self.folder.join("images").join(hex))
     }
 
@@ -108,10 +145,10 @@ impl Kept {
     fn write_image(&self, image: &str, own_bytes: u64, names: &[String]) -> io::Result<()> {
         let hex = hex_of(image).ok_or_else(|| no_id(image))?;
         let names: String = names.iter().map(|name| format!("{name}\n")).collect();
-        self.write(&Path::new("images").join(hex), &format!("{own_bytes}\n{names}"))
+        self.write(&Path::new("images").join(hex), format!("{own_bytes}\n{names}").as_bytes())
     }
 
-    fn write(&self, path: &Path, text: &str) -> io::Result<()> {
+    fn write(&self, path: &Path, text: &[u8]) -> io::Result<()> {
         let draft = self.folder.join("tmp").join(crate::auth::random_hex(16));
         fs::write(&draft, text)?;
         fs::rename(draft, self.folder.join(path))

@@ -49,7 +49,7 @@ impl Builds {
                 continue;
             }
             let Some(label) = image.labels.get(LABEL).filter(|label| self.is_ours(label)) else { continue };
-            if self.was_made_by_us(client, &image.id, label).await? {
+            if self.is_builders(client, &image.id, label).await? {
                 let (id, bytes) = (image.id, u64::try_from(image.size).unwrap_or(0));
                 self.on_disk(move |kept| kept.add(&id, bytes)).await?;
             }
@@ -74,8 +74,8 @@ impl Builds {
                 // Somebody else has a name for it.
                 return Ok(false);
             }
-            let last = if tags.is_empty() { vec![id.clone()] } else { tags };
-            for name in last {
+            // The last name goes with its id: what has been a name of this image may be another's by now.
+            for name in tags.into_iter().skip(1).chain([id.clone()]) {
                 let options = RemoveImageOptions { force: false, noprune: false, platforms: None };
                 let removed = client.remove_image(&name, Some(options), None);
                 match docker.call(docker.deadlines().change, removed).await {
@@ -91,7 +91,7 @@ impl Builds {
         Ok(true)
     }
 
-    async fn on_disk<T: Send + 'static>(
+    pub(super) async fn on_disk<T: Send + 'static>(
         &self,
         act: impl FnOnce(&super::Kept) -> io::Result<T> + Send + 'static,
     ) -> Result<T, Fault> {

@@ -6,13 +6,15 @@ use bytes::Bytes;
 use common::Reason;
 use futures_util::StreamExt as _;
 use std::collections::HashMap;
+use std::time::SystemTime;
 
 use super::super::super::Fault;
-use super::super::archive;
 use super::super::client::{Trouble, trouble_of};
+use super::super::{archive, clock};
+use super::baked::Baked;
 use super::dockerfile::{Bases, Instruction};
 use super::follow::{End, Work};
-use super::{BaseIds, Builds, LABEL, Seen};
+use super::{BaseIds, Builds, LABEL, OLDER, Seen};
 use crate::limits;
 
 /// Folders of a context; what a Dockerfile copies gets it, so that it is the usual one.
@@ -34,6 +36,15 @@ struct Progress {
     container: Option<String>,
 }
 
+/// An image that is what was to be made.
+struct Proven {
+    image: String,
+    /// What it adds to those that it builds upon.
+    own_bytes: u64,
+    /// By Docker's clock.
+    made_ns: i64,
+}
+
 /// What Docker said last.
 enum Told {
     Image(Option<String>),
@@ -48,8 +59,8 @@ impl Making {
 
     pub(super) async fn make(self, work: &Work) -> End {
         let Making { builds, client, seen, bases, key } = self;
-        let Seen { context, dockerfile, .. } = seen;
-        let label = format!("{}.{key}", builds.0.owner);
+        let Seen { context, dockerfile, baked, .. } = seen;
+        let label = format!("{}.{key}{}", builds.0.owner, if baked.is_some() { OLDER } else { "" });
         let options = BuildImageOptions {
             dockerfile: context.dockerfile_name.clone(),
             rm: true,
@@ -86,14 +97,11 @@ impl Making {
         }
         let unclear = matches!(dockerfile.bases, Bases::Unclear);
         match builds.proven(&client, image, &label, if unclear { &[] } else { &bases }).await {
-            Ok((image, own_bytes)) => match builds.0.kept.keep(&key, &image, own_bytes) {
-                Ok(()) => End::Made(image),
-                Err(error) => End::Broken(Fault::new(
-                    Reason::DiskFull,
-                    format!("it cannot be written down which image was made: {error}"),
-                    "make room on the disk of the worker's --data-dir",
-                )),
-            },
+            Ok(Proven { image, own_bytes, made_ns }) => {
+                let (baked, made) = (baked.map(|baked| Baked { made_ns, ..baked }), image.clone());
+                let kept = builds.on_disk(move |kept| kept.keep(&key, &made, own_bytes, baked)).await;
+                kept.map_or_else(End::Broken, |()| End::Made(image))
+            }
             Err(fault) => End::Broken(fault),
         }
     }
@@ -190,14 +198,14 @@ impl Builds {
         }
     }
 
-    /// The image, where it is seen to be what was to be made, and how many bytes it adds to those that it builds upon.
+    /// The image, where it is seen to be what was to be made.
     async fn proven(
         &self,
         client: &Client,
         image: Option<String>,
         label: &str,
         bases: &[(String, String)],
-    ) -> Result<(String, u64), Fault> {
+    ) -> Result<Proven, Fault> {
         let docker = &self.0.docker;
         let image = image.ok_or_else(|| {
             let error = "docker ended the build without saying which image it made";
@@ -228,6 +236,13 @@ impl Builds {
             }
         }
         let own_bytes = found.size.unwrap_or(0).saturating_sub(below_bytes);
-        Ok((image, u64::try_from(own_bytes).unwrap_or(0)))
+        let made_ns = found.created.as_deref().and_then(clock::parse).and_then(|made| {
+            i64::try_from(made.duration_since(SystemTime::UNIX_EPOCH).ok()?.as_nanos()).ok()
+        });
+        let made_ns = made_ns.ok_or_else(|| {
+            let error = format!("docker does not say when it made {image}");
+            Fault::new(Reason::EngineUnavailable, error, "run it again; docker's own log says more")
+        })?;
+        Ok(Proven { image, own_bytes: u64::try_from(own_bytes).unwrap_or(0), made_ns })
     }
 }
