@@ -36,7 +36,7 @@ pub(crate) async fn show(args: ShowArgs) -> Result<u8, SetupError> {
             let some = all.first().map_or_else(String::new, TaskId::to_string);
             SetupError::new(
                 format!("which task's {what} of run {run}?"),
-                format!("name it: bettertest show {run} {some} --{what}"),
+                format!("name it: {} {run} {some} --{what}", past.words()),
             )
         })
     };
@@ -75,7 +75,7 @@ pub(crate) async fn show(args: ShowArgs) -> Result<u8, SetupError> {
             let task = task.map_or_else(String::new, |task| task.to_string());
             return Err(SetupError::new(
                 format!("{task} has not failed in run {run}"),
-                format!("what it printed: bettertest show {run} {task} --output"),
+                format!("what it printed: {} {run} {task} --output", past.words()),
             ));
         }
     }
@@ -148,6 +148,14 @@ impl Past {
         let store = boss::open_store(&local)?;
         let runs = boss::runs_in(&local, PathBuf::new(), store, Workers::new(None, data.path())?, &data)?;
         Ok(Past::Here { runs, again: local::run_words(path, named) })
+    }
+
+    /// What to type to look at the same runs: those of a boss have the same numbers, and are others.
+    fn words(&self) -> String {
+        match self {
+            Past::Here { .. } => "bettertest show".to_owned(),
+            Past::Boss(boss) => format!("bettertest show --url {}", boss.base),
+        }
     }
 
     pub(crate) async fn which(&self, run: WhichRun) -> Result<RunNumber, SetupError> {
@@ -285,8 +293,9 @@ async fn output_of(
 }
 
 fn unreadable(error: RunsError) -> SetupError {
-    let hint =
-        local::hint_at_damage(&error).unwrap_or("bettertest show, without a number, shows the last one");
+    let hint = local::hint_at_damage(&error).unwrap_or(
+        "without a number it is the last `bettertest run` here; a boss numbers its own runs: --url http://ADDRESS",
+    );
     SetupError::new(error.to_string(), hint)
 }
 

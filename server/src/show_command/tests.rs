@@ -81,7 +81,7 @@ impl Past {
                 let error = format!("no test of run {number} has {} in its name", plain(name));
                 return SetupError::new(
                     error,
-                    format!("all of a task: bettertest show {number} {where_to_look} --tests"),
+                    format!("all of a task: {} {number} {where_to_look} --tests", self.words()),
                 );
             }
             let told: Vec<&str> = names.iter().take(NAMES_TOLD).map(String::as_str).collect();

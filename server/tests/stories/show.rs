@@ -67,7 +67,7 @@ fn a_failure_says_what_is_new_since_it_passed_and_what_to_do() {
     }
     assert!(out(&show(&project, &["1"])).starts_with("run 1 passed\n"));
     refused(&show(&project, &["2", "good"]), "One.good has not failed in run 2");
-    refused(&show(&project, &["7"]), "there is no run 7");
+    refused(&show(&project, &["7"]), "a boss numbers its own runs: --url");
     refused(&show(&project, &["2", "ghost"]), "there is no task ghost");
 
     // For programs: the last line of a run has it, and it is the same whenever it is asked for.
@@ -237,6 +237,9 @@ async fn a_boss_says_the_same() {
     assert_eq!(shown, packet);
     assert_eq!(out(&show(&["1", "models", "--tail", "1"])), "test_b broke\n");
     crate::command::refused(&show(&["9"]), "there is no run 9");
+    // Runs here have the same numbers: what to type next says whose is meant.
+    let next = format!("all of a task: bettertest show --url {} 1 TASK --tests", ci.boss.base);
+    crate::command::refused(&show(&["1", "--test", "nothing"]), &next);
     crate::command::refused(&show(&["1", "good"]), "One.good has not failed");
 }
 
