@@ -207,11 +207,23 @@ pub struct Health {
     pub kept_ready: Vec<String>,
 }
 
+/// `GET /api/boss`: whose boss this is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct BossView {
+    /// The name of the project's folder; with that of the pipedef after it, where that is not `pipedef.py`.
+    pub project: String,
+    pub version: String,
+}
+
 /// `GET /api/workers`: how the workers are that the pipedef and workers.toml name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct WorkersView {
     pub workers: Vec<WorkerView>,
+    /// Why these are the lines that workers.toml had before: it cannot be read as it is now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unread: Option<Problem>,
 }
 
 /// One worker, as the boss has just found it. What it did not say is null.

@@ -34,8 +34,8 @@ mod verdict;
 mod words;
 
 pub use api::{
-    Health, OnlyTasks, Page, Problem, RunCreated, RunSummary, RunView, StepView, TaskView, WorkerView,
-    WorkersView,
+    BossView, Health, OnlyTasks, Page, Problem, RunCreated, RunSummary, RunView, StepView, TaskView,
+    WorkerView, WorkersView,
 };
 pub use artifact::{Artifact, Artifacts, AttemptArtifacts, StepArtifacts, is_path};
 pub use build::Build;

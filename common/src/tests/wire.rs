@@ -38,6 +38,8 @@ fn samples_read_and_write_the_same() {
     same_both_ways::<Problem>("problem");
     same_both_ways::<Health>("health");
     same_both_ways::<WorkerView>("worker_view_");
+    same_both_ways::<WorkersView>("workers_view");
+    same_both_ways::<BossView>("boss_view");
     same_both_ways::<OnlyTasks>("only_tasks");
     same_both_ways::<Checkup>("checkup");
     same_both_ways::<MissingBlobs>("missing_blobs");

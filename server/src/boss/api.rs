@@ -5,7 +5,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use common::{OnlyTasks, Pipeline, RunCreated, RunNumber, RunView, Seq, StartedBy, TaskId, WorkersView};
+use common::{BossView, OnlyTasks, Pipeline, RunCreated, RunNumber, RunView, Seq, StartedBy, TaskId};
 use futures_util::{Stream, StreamExt as _};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -112,6 +112,12 @@ fn json(status: StatusCode, value: &impl Serialize) -> Result<Response, Refusal>
     Ok((status, headers, bytes).into_response())
 }
 
+/// Says of whom this boss is, and nothing of where that lies on its machine.
+pub(super) async fn boss(State(api): State<Api>) -> Result<Response, Refusal> {
+    let version = env!("CARGO_PKG_VERSION").to_owned();
+    json(StatusCode::OK, &BossView { project: api.runs.project(), version })
+}
+
 pub(super) async fn pipeline(State(api): State<Api>) -> Result<Response, Refusal> {
     let pipeline: Pipeline = api.runs.discover().await?;
     json(StatusCode::OK, &pipeline)
@@ -119,7 +125,7 @@ pub(super) async fn pipeline(State(api): State<Api>) -> Result<Response, Refusal
 
 /// Each worker is asked now, and only because somebody wants to know.
 pub(super) async fn workers(State(api): State<Api>) -> Result<Response, Refusal> {
-    json(StatusCode::OK, &WorkersView { workers: api.runs.workers().await })
+    json(StatusCode::OK, &api.runs.workers().await)
 }
 
 pub(super) async fn start(

@@ -301,6 +301,16 @@ pub(crate) fn project_of(pipedef: &Path) -> PathBuf {
     }
 }
 
+/// What people call the project: its folder's name, and the pipedef's where it is not the only one to be expected there.
+pub(crate) fn project_name(pipedef: &Path) -> String {
+    let name = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned());
+    let folder = name(&project_of(pipedef)).unwrap_or_else(|| "/".to_owned());
+    match name(pipedef) {
+        Some(file) if file != "pipedef.py" => format!("{folder}/{file}"),
+        Some(_) | None => folder,
+    }
+}
+
 /// What the file system alone can tell. A FIFO must not even be opened.
 fn check_file(pipedef: &Path) -> Result<(), Problem> {
     let about = |what: String, hint: &str| {
@@ -340,5 +350,19 @@ fn last_words(printed: &[u8]) -> String {
     match text.trim().lines().last() {
         Some(line) => format!(": {line}"),
         None => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_project_is_called_as_its_folder() {
+        let name = |pipedef: &str| project_name(Path::new(pipedef));
+        assert_eq!(name("/home/me/shop/.bettertest/pipedef.py"), "shop");
+        assert_eq!(name("/home/me/shop/.bettertest/nightly.py"), "shop/nightly.py");
+        assert_eq!(name("/srv/pipelines/shop.py"), "pipelines/shop.py");
+        assert_eq!(name("/pipedef.py"), "/");
     }
 }

@@ -5,7 +5,7 @@ use axum::extract::DefaultBodyLimit;
 use axum::middleware::{from_fn, from_fn_with_state};
 use bytes::Bytes;
 use common::{
-    AttemptArtifacts, Checkup, OnlyTasks, OutputMark, Packet, Page, Pipeline, RunCreated, RunEvent,
+    AttemptArtifacts, BossView, Checkup, OnlyTasks, OutputMark, Packet, Page, Pipeline, RunCreated, RunEvent,
     RunSummary, RunView, TestHistory, TestsView, WorkersView,
 };
 use serde_json::json;
@@ -56,6 +56,11 @@ fn guarded() -> Routes<Api> {
             api::pipeline,
             answered(Operation::new("pipeline", "What the pipedef declares"), Content::json::<Pipeline>())
                 .refusing(&[422]),
+        )
+        .get(
+            "/api/boss",
+            api::boss,
+            answered(Operation::new("boss", "Whose boss this is"), Content::json::<BossView>()),
         )
         .get(
             "/api/workers",

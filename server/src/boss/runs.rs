@@ -17,7 +17,7 @@ mod step;
 
 use common::{
     AttemptArtifacts, Page, Phase, Pipeline, Problem, Reason, RunEvent, RunFact, RunKey, RunNumber,
-    RunSource, RunState, RunSummary, Seq, SkipReason, StartedBy, TaskId, WorkerView,
+    RunSource, RunState, RunSummary, Seq, SkipReason, StartedBy, TaskId, WorkerView, WorkersView,
 };
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
@@ -29,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::output::{Output, OutputId, Outputs, Stored};
-use super::pipedef::{Code, Host, Python};
+use super::pipedef::{Code, Host, Python, project_name};
 use super::store::{Standing, Store, StoreError, StoredCode};
 use super::worker_client::WorkerClient;
 use super::workers::Workers;
@@ -111,7 +111,7 @@ struct All {
     python: Python,
     store: Store,
     outputs: Outputs,
-    workers: Workers,
+    workers: Mutex<Workers>,
     client: WorkerClient,
     /// The workers' addresses that the pipedef had when it was last read.
     named: Mutex<Vec<String>>,
@@ -135,6 +135,8 @@ struct Run {
     number: RunNumber,
     key: RunKey,
     code: Code,
+    /// As they were when it began: what it has begun with one it ends with that one.
+    workers: Workers,
     source: Taken,
     /// The workers that have the source by now, by address; held while it is sent there.
     brought: Mutex<HashMap<String, Arc<tokio::sync::Mutex<bool>>>>,
@@ -161,7 +163,7 @@ impl Runs {
             python,
             store,
             outputs,
-            workers,
+            workers: Mutex::new(workers),
             client: WorkerClient::new(),
             named: Mutex::default(),
             live: Mutex::default(),
@@ -184,11 +186,16 @@ impl Runs {
         Ok(pipeline)
     }
 
+    /// The name of the project that these are runs of.
+    pub(crate) fn project(&self) -> String {
+        project_name(&self.all.pipedef)
+    }
+
     /// How the workers are that the pipedef named last, and those that have a line in workers.toml.
-    pub(crate) async fn workers(&self) -> Vec<WorkerView> {
+    pub(crate) async fn workers(&self) -> WorkersView {
         let named = self.all.named.lock().expect("no panic under this lock").clone();
-        let known = self.all.workers.known(&named);
-        let (workers, client) = (&self.all.workers, &self.all.client);
+        let (workers, client) = (&self.all.workers_now(), &self.all.client);
+        let known = workers.known(&named);
         let look = |address: String| async move {
             let found = match workers.resolve(&address) {
                 Ok(worker) => client.look(&worker, &workers.token_hint(&worker.base)).await,
@@ -198,7 +205,10 @@ impl Runs {
             };
             WorkerView { worker: address, ..found }
         };
-        futures_util::future::join_all(known.into_iter().map(look)).await
+        WorkersView {
+            workers: futures_util::future::join_all(known.into_iter().map(look)).await,
+            unread: workers.unread().cloned(),
+        }
     }
 
     /// Starts a run of the whole pipeline, or of some of its tasks.
@@ -248,6 +258,7 @@ impl Runs {
             all: self.all.clone(),
             number,
             key: state.key.clone().expect("a run that has ended has begun"),
+            workers: self.all.workers_now(),
             source: self.all.stored_source(number, &code),
             brought: Mutex::default(),
             code,
@@ -419,6 +430,13 @@ impl Runs {
 }
 
 impl All {
+    /// As workers.toml has them at this moment: whoever enrols a worker restarts nothing.
+    fn workers_now(&self) -> Workers {
+        let mut workers = self.workers.lock().expect("no panic under this lock");
+        workers.reread();
+        workers.clone()
+    }
+
     fn remember_workers(&self, code: &Code) {
         self.named.lock().expect("no panic under this lock").clone_from(&code.addresses);
     }
@@ -460,6 +478,7 @@ impl All {
             number,
             key,
             code,
+            workers: self.workers_now(),
             source,
             brought: Mutex::default(),
             host: OnceCell::new(),

@@ -1,6 +1,6 @@
 //! Which process really serves a worker's address, and which token it takes.
 
-use common::Reason;
+use common::{Problem, Reason};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
@@ -31,6 +31,8 @@ pub(crate) struct Workers {
     /// Lines of workers.toml: address -> token.
     elsewhere: BTreeMap<String, String>,
     workers_toml: PathBuf,
+    /// Why the lines are those of before: the file cannot be read as it is now.
+    unread: Option<Problem>,
     /// Instead of whatever the pipedef says (`--worker`).
     everywhere: Option<String>,
     /// Instead of single addresses: private workers.
@@ -40,19 +42,27 @@ pub(crate) struct Workers {
 impl Workers {
     pub(crate) fn new(local_token: Option<&Token>, data_dir: &Path) -> Result<Workers, SetupError> {
         let workers_toml = data_dir.join("workers.toml");
-        let text = match std::fs::read_to_string(&workers_toml) {
-            Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
-            Err(error) => return Err(crate::data_dir::unusable(&workers_toml, &error)),
-        };
-        let elsewhere = parse_workers_toml(&text).map_err(|line| {
-            SetupError::new(
-                format!("line {line} of {} is no address and token", workers_toml.display()),
-                "mend or remove it; such a line looks like \"http://host:9009\" = \"token\"",
-            )
-        })?;
+        let elsewhere = read_workers_toml(&workers_toml)?;
         let local_token = local_token.map(|token| token.as_str().to_owned());
         Ok(Workers { local_token, elsewhere, workers_toml, ..Workers::default() })
+    }
+
+    /// Takes the lines of workers.toml as they are now. Where they cannot be read, those of before still count.
+    pub(crate) fn reread(&mut self) {
+        match read_workers_toml(&self.workers_toml) {
+            Ok(elsewhere) => (self.elsewhere, self.unread) = (elsewhere, None),
+            Err(SetupError { error, hint, .. }) => {
+                let problem = Problem::new(format!("{error}; what it said before still counts"), hint);
+                if self.unread.as_ref() != Some(&problem) {
+                    tracing::warn!("{}", problem.error);
+                }
+                self.unread = Some(problem);
+            }
+        }
+    }
+
+    pub(crate) fn unread(&self) -> Option<&Problem> {
+        self.unread.as_ref()
     }
 
     /// Every step goes to this worker, whatever the pipedef says.
@@ -98,8 +108,14 @@ impl Workers {
             Some(token) => Ok(WorkerAddress { base, token: token.clone() }),
             None => Err(NoWorker {
                 reason: Reason::TokenRefused,
-                message: format!("there is no token for the worker {base}"),
-                hint: format!("add the line \"{base}\" = \"TOKEN\" to {}", self.workers_toml.display()),
+                message: match &self.unread {
+                    Some(unread) => format!("there is no token for the worker {base}: {}", unread.error),
+                    None => format!("there is no token for the worker {base}"),
+                },
+                hint: match self.unread.as_ref().and_then(|unread| unread.hint.clone()) {
+                    Some(hint) => hint,
+                    None => format!("add the line \"{base}\" = \"TOKEN\" to {}", self.workers_toml.display()),
+                },
             }),
         }
     }
@@ -130,6 +146,20 @@ pub(crate) fn is_loopback(url: &reqwest::Url) -> bool {
         }
         None => false,
     }
+}
+
+fn read_workers_toml(path: &Path) -> Result<BTreeMap<String, String>, SetupError> {
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+        Err(error) => return Err(crate::data_dir::unusable(path, &error)),
+    };
+    parse_workers_toml(&text).map_err(|line| {
+        SetupError::new(
+            format!("line {line} of {} is no address and token", path.display()),
+            "mend or remove it; such a line looks like \"http://host:9009\" = \"token\"",
+        )
+    })
 }
 
 /// Only lines of `"address" = "token"`, comments and blank lines, so that this needs no parser of TOML.
@@ -163,6 +193,34 @@ mod tests {
         assert_eq!(found, BTreeMap::from([("http://big:9009".to_owned(), "abc".to_owned())]));
         assert_eq!(parse_workers_toml("\n[workers]\n"), Err(2));
         assert_eq!(parse_workers_toml("http://big:9009 = \"abc\""), Err(1));
+    }
+
+    #[test]
+    fn lines_are_read_again_and_those_of_before_count_while_that_fails() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("workers.toml");
+        let mut workers = Workers::new(None, folder.path()).unwrap();
+        let token = |workers: &Workers| workers.resolve("http://big:9009").map(|worker| worker.token);
+        assert_eq!(token(&workers).unwrap_err().reason, Reason::TokenRefused);
+        std::fs::write(&path, "\"http://big:9009\" = \"abc\"\n").unwrap();
+        workers.reread();
+        assert_eq!((token(&workers).unwrap().as_str(), workers.unread()), ("abc", None));
+        std::fs::write(&path, "\"http://big:9009\" = \"def\"\nhttp://other:9009 = abc\n").unwrap();
+        workers.reread();
+        assert_eq!(token(&workers).unwrap(), "abc");
+        let unread = workers.unread().unwrap().error.clone();
+        assert!(
+            unread.contains("line 2 of") && unread.contains("what it said before still counts"),
+            "{unread}"
+        );
+        let of_other = workers.resolve("http://other:9009").unwrap_err();
+        assert!(
+            of_other.message.contains("line 2 of") && of_other.hint.contains("mend or remove"),
+            "{of_other:?}"
+        );
+        std::fs::remove_file(&path).unwrap();
+        workers.reread();
+        assert!(token(&workers).is_err() && workers.unread().is_none());
     }
 
     #[test]

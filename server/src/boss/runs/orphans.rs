@@ -42,7 +42,7 @@ impl All {
     async fn tell_until_heard(&self, orphan: &Orphan) -> bool {
         let mut pause = limits::ORPHAN_AGAIN / 16;
         while now_ms() < orphan.since_ms.saturating_add(limits::ORPHAN.as_millis() as u64) {
-            let Ok(worker) = self.workers.resolve(&orphan.worker) else { return false };
+            let Ok(worker) = self.workers_now().resolve(&orphan.worker) else { return false };
             match self.client.cancel(&worker, &orphan.step).await {
                 Ok(()) => return true,
                 Err(error) if error.status() == Some(StatusCode::GONE) => return true,

@@ -32,6 +32,7 @@ impl All {
                 .key
                 .clone()
                 .ok_or_else(|| StoreError::Contradicts(format!("run {number} never began")))?,
+            workers: self.workers_now(),
             source: self.stored_source(number, &code),
             brought: Mutex::default(),
             code,

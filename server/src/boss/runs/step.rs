@@ -88,7 +88,7 @@ impl Step {
         let mut position = self.before.logged;
         let mut in_queue = InQueue { count: &self.queued, now: false };
         in_queue.set(self.before.queued);
-        let trouble = match self.run.all.workers.resolve(&self.worker) {
+        let trouble = match self.run.workers.resolve(&self.worker) {
             // What an earlier boss had asked for may have begun, or begin yet: only its worker can say how it ended.
             Ok(_) if self.cancel.is_cancelled() && !self.before.asked => {
                 return self.ended_here(position, cancelled_before_start()).await;
@@ -102,7 +102,7 @@ impl Step {
                         Trouble::Fault { reason: Reason::TokenRefused, message, .. } => Trouble::Fault {
                             reason: Reason::TokenRefused,
                             message: format!("the worker {} does not take our token: {message}", worker.base),
-                            hint: Some(self.run.all.workers.token_hint(&worker.base)),
+                            hint: Some(self.run.workers.token_hint(&worker.base)),
                         },
                         other => other,
                     }
