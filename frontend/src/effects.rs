@@ -90,6 +90,7 @@ impl Browser {
             }
 
             Effect::LogIn(_)
+            | Effect::FetchBoss
             | Effect::FetchPipeline
             | Effect::FetchWorkers
             | Effect::FetchCheckup

@@ -1,17 +1,28 @@
 //! The keys, as data: what `msg_for_key` answers and what the help panel shows is one table.
 
 use crate::model::{Filter, Model, OutputOf, Page, Session};
-use crate::route::Route;
+use crate::route::{Part, Route};
 use crate::update::Msg;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Key {
     /// As the browser names it: `r`, `?`, `ArrowDown`.
     pub name: String,
-    /// It goes into a field where people type.
-    pub typing: bool,
-    /// It goes into the field in which an output is searched.
-    pub finding: bool,
+    pub focus: Focus,
+}
+
+/// What has the focus.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Focus {
+    Page,
+    /// A field where people type, or else something to which this key means something by itself.
+    Field,
+    /// The field in which an output is searched.
+    Find,
+    /// The list of tests.
+    Tests,
+    /// The field in which a test is searched.
+    FindTest,
 }
 
 /// Where a key means something.
@@ -22,6 +33,10 @@ pub(crate) enum Place {
     Doctor,
     Run,
     Output,
+    /// The list of tests, while it has the focus.
+    Tests,
+    /// The field in which a test is searched.
+    FindTest,
     /// The field in which an output is searched.
     Find,
 }
@@ -67,9 +82,19 @@ pub(crate) const SHORTCUTS: &[Shortcut] = &[
     key(Place::Output, &["N"], "previous line that was found", |model| next_hit(model, -1)),
     key(Place::Output, &["l"], "a link to the line that was found", link_to_hit),
     key(Place::Output, &["R"], "re-run this task", rerun_of_task),
-    key(Place::Output, &["t"], "unfold the tests, or fold them", |_| Some(Msg::FoldTests)),
+    key(Place::Output, &["t"], "to the tests", |_| Some(Msg::GoToTests)),
     key(Place::Output, &["w"], "wrap long lines", |_| Some(Msg::ToggleWrap)),
     key(Place::Output, &["y"], "copy the output", |_| Some(Msg::CopyLog)),
+    key(Place::Tests, &["j", "ArrowDown"], "next test", |_| Some(Msg::MoveAmongTests(1))),
+    key(Place::Tests, &["k", "ArrowUp"], "previous test", |_| Some(Msg::MoveAmongTests(-1))),
+    // The browser itself presses the button that the cursor is on.
+    key(Place::Tests, &["Enter"], "what was wrong with it, and its history", |_| None),
+    key(Place::Tests, &["n"], "only those that failed, that are flaky, or all", |_| {
+        Some(Msg::NextTestFilter)
+    }),
+    key(Place::Tests, &["/"], "search the tests by name", |_| Some(Msg::WantTestSearch)),
+    key(Place::Tests, &["t"], "fold them", |_| Some(Msg::FoldTests)),
+    key(Place::FindTest, &["Enter", "ArrowDown"], "to the first that was found", |_| Some(Msg::GoToTests)),
     key(Place::Find, &["Enter"], "next line that was found", |_| Some(Msg::FindNext(1))),
     key(Place::Find, &["Shift+Enter"], "previous line that was found", |_| Some(Msg::FindNext(-1))),
 ];
@@ -82,7 +107,14 @@ impl Place {
             (Place::Doctor, page) => matches!(page, Page::Doctor(_)),
             (Place::Run, page) => matches!(page, Page::Run(_)),
             (Place::Output | Place::Find, Page::Run(page)) => page.task.is_some(),
-            (Place::Output | Place::Find, Page::Runs(_) | Page::Doctor(_) | Page::Nowhere) => false,
+            (Place::Tests | Place::FindTest, Page::Run(page)) => page
+                .task
+                .as_ref()
+                .is_some_and(|pane| pane.tests.loaded().is_some_and(|view| !view.tests.is_empty())),
+            (
+                Place::Output | Place::Find | Place::Tests | Place::FindTest,
+                Page::Runs(_) | Page::Doctor(_) | Page::Nowhere,
+            ) => false,
         }
     }
 
@@ -93,20 +125,27 @@ impl Place {
             Place::Doctor => "doctor",
             Place::Run => "run",
             Place::Output => "output",
+            Place::Tests => "among the tests",
+            Place::FindTest => "while you type which test to search",
             Place::Find => "while you type what to search in the output",
         }
     }
 }
 
 pub(crate) fn msg_for_key(model: &Model, key: &Key) -> Option<Msg> {
-    let typing = key.typing && !key.finding && key.name != "Escape";
-    if model.session != Session::Open || typing {
+    if model.session != Session::Open {
+        return None;
+    }
+    // Whoever reads what the keys do does not want it done.
+    if model.help && !matches!(key.name.as_str(), "?" | "Escape") {
         return None;
     }
     let heard = |s: &Shortcut| match s.place {
-        Place::Find => key.finding,
+        Place::Find => key.focus == Focus::Find,
+        Place::FindTest => key.focus == Focus::FindTest,
+        Place::Tests => key.focus == Focus::Tests,
         Place::Anywhere | Place::Runs | Place::Doctor | Place::Run | Place::Output => {
-            !key.finding || key.name == "Escape"
+            !key.focus.takes_text() || key.name == "Escape"
         }
     };
     let meant = |s: &&Shortcut| s.names.contains(&key.name.as_str()) && heard(s) && s.place.includes(model);
@@ -116,7 +155,7 @@ pub(crate) fn msg_for_key(model: &Model, key: &Key) -> Option<Msg> {
 /// Ours, so that the browser does nothing of its own with it. Enter and Escape stay the browser's as well.
 pub(crate) fn is_ours(key: &Key) -> bool {
     let named = |s: &Shortcut| s.names.contains(&key.name.as_str());
-    !key.typing
+    !key.focus.takes_text()
         && key.name.as_str() != "Enter"
         && key.name.as_str() != "Escape"
         && SHORTCUTS.iter().any(named)
@@ -133,11 +172,23 @@ pub(crate) fn cap(name: &str) -> &str {
     }
 }
 
+impl Focus {
+    fn takes_text(self) -> bool {
+        match self {
+            Focus::Field | Focus::Find | Focus::FindTest => true,
+            Focus::Page | Focus::Tests => false,
+        }
+    }
+}
+
 fn back(model: &Model) -> Msg {
     match (&model.page, &model.route) {
         _ if model.help => Msg::ToggleHelp,
         (Page::Run(page), _) if page.task.as_ref().is_some_and(|pane| !pane.find.wanted.is_empty()) => {
             Msg::Find(String::new())
+        }
+        (Page::Run(page), _) if page.task.as_ref().is_some_and(|pane| !pane.tests.search.is_empty()) => {
+            Msg::SearchTests(String::new())
         }
         (Page::Run(page), _) if !page.search.is_empty() => Msg::Search(String::new()),
         (_, Route::Task { run, .. }) => Msg::GoTo(Route::Run(*run)),
@@ -158,7 +209,7 @@ fn rerun_of_task(model: &Model) -> Option<Msg> {
 fn link_to_hit(model: &Model) -> Option<Msg> {
     let (of, line) = found(model)?;
     let (run, task) = (of.run, of.task.clone());
-    Some(Msg::GoTo(Route::Task { run, task, attempt: Some(of.attempt), line: Some(line) }))
+    Some(Msg::GoTo(Route::Task { run, task, attempt: Some(of.attempt), part: Part::Line(line) }))
 }
 
 /// The line of the output that was found, and whose output.

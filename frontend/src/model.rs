@@ -2,8 +2,9 @@
 
 use common::{
     Checkup, Outcome, Packet, Pipeline, Problem, RunNumber, RunState, RunSummary, StageRun, TaskId, TaskRun,
-    TaskState, WorkerView,
+    TaskState, WorkersView,
 };
+use std::cmp::Reverse;
 use std::rc::Rc;
 
 use crate::ansi::Line;
@@ -16,6 +17,8 @@ use crate::test_list::TestList;
 pub(crate) struct Model {
     pub route: Route,
     pub session: Session,
+    /// Whose boss this is, once it has said so.
+    pub project: Option<String>,
     pub page: Page,
     pub live: Live,
     /// Wall-clock milliseconds since 1970, as the browser has them.
@@ -71,7 +74,7 @@ pub(crate) enum Page {
 pub(crate) struct RunsPage {
     pub pipeline: Remote<Pipeline>,
     pub runs: Remote<History>,
-    pub workers: Remote<Vec<WorkerView>>,
+    pub workers: Remote<WorkersView>,
     /// A run was asked for and has not been acknowledged yet.
     pub starting: bool,
     /// Why the last one that was asked for did not start.
@@ -139,6 +142,8 @@ pub(crate) struct TaskPane {
     pub copied: bool,
     /// The line that the address names.
     pub line: Option<usize>,
+    /// The test that the address names, until it is found.
+    pub test: Option<String>,
     /// A line to be brought into sight as soon as it is there.
     pub goal: Option<usize>,
     pub find: Find,
@@ -200,15 +205,20 @@ impl RunPage {
     }
 }
 
-/// The tasks that filter and search let through: first all that did not pass, then the others by stage.
+/// The tasks that filter and search let through: first all that did not pass, the worst first, then the others by stage.
 pub(crate) fn shown<'a>(state: &'a RunState, filter: Filter, search: &str) -> Vec<Group<'a>> {
     let wanted = search.to_lowercase();
     let matches = |task: &&TaskRun| {
         filter.lets_through(task.state)
             && (wanted.is_empty() || task.id.to_string().to_lowercase().contains(&wanted))
     };
-    let bad = state.tasks().filter(|task| is_bad(task.state)).filter(matches);
-    let bad = Group { stage: None, tasks: bad.collect() };
+    let mut bad: Vec<&TaskRun> = state.tasks().filter(|task| is_bad(task.state)).filter(matches).collect();
+    // Stable: of equally bad ones the order of the pipeline is kept.
+    bad.sort_by_key(|task| match task.state {
+        TaskState::Ended(verdict) => Reverse(Some(verdict.outcome())),
+        TaskState::Pending | TaskState::Running | TaskState::Skipped(_) => Reverse(None),
+    });
+    let bad = Group { stage: None, tasks: bad };
     let stages = state.stages.iter().map(|stage| {
         let others = stage.tasks.iter().filter(|task| !is_bad(task.state)).filter(matches);
         Group { stage: Some(stage), tasks: others.collect() }
@@ -257,6 +267,7 @@ impl TaskPane {
             seen: Viewport::default(),
             copied: false,
             line: None,
+            test: None,
             goal: None,
             find: Find::default(),
         }
@@ -274,6 +285,15 @@ impl Model {
             Page::Run(page) => Some(page),
             Page::Runs(_) | Page::Doctor(_) | Page::Nowhere => None,
         }
+    }
+
+    /// Of what failed that which stands first on the page.
+    pub(crate) fn first_failure(&self) -> Option<TaskId> {
+        let told = match &self.run_page()?.packet {
+            Some(Remote::Loaded(packet)) => packet.failures.first().map(|failure| failure.task.clone()),
+            Some(Remote::Loading | Remote::Failed(_)) | None => None,
+        };
+        told.or_else(|| first_bad(self.run_state()?).map(|task| task.id.clone()))
     }
 
     pub(crate) fn run_state(&self) -> Option<&RunState> {

@@ -13,14 +13,27 @@ pub(crate) enum Route {
         run: RunNumber,
         task: TaskId,
         attempt: Option<u32>,
-        /// The line of its output that is meant.
-        line: Option<usize>,
+        part: Part,
     },
     /// An address that nothing lives at.
     Nowhere(String),
 }
 
+/// Which part of a task is meant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Part {
+    Whole,
+    /// A line of its output.
+    Line(usize),
+    /// One of its tests, by name.
+    Test(String),
+}
+
 impl Route {
+    pub(crate) fn latest(run: RunNumber, task: TaskId) -> Route {
+        Route::Task { run, task, attempt: None, part: Part::Whole }
+    }
+
     /// From a path and a query, both as the browser has them: percent-encoded, the query with or without its `?`.
     pub(crate) fn read(path: &str, query: &str) -> Route {
         let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
@@ -39,10 +52,14 @@ impl Route {
             Route::Runs => "/".to_owned(),
             Route::Doctor => "/doctor".to_owned(),
             Route::Run(run) => format!("/runs/{run}"),
-            Route::Task { run, task, attempt, line } => {
+            Route::Task { run, task, attempt, part } => {
                 let attempt = attempt.map(|n| format!("attempt={n}"));
-                let line = line.map(|n| format!("line={n}"));
-                let query: Vec<String> = attempt.into_iter().chain(line).collect();
+                let part = match part {
+                    Part::Whole => None,
+                    Part::Line(line) => Some(format!("line={line}")),
+                    Part::Test(name) => Some(format!("test={}", encode(name))),
+                };
+                let query: Vec<String> = attempt.into_iter().chain(part).collect();
                 let mark = if query.is_empty() { "" } else { "?" };
                 format!("/runs/{run}/{}{mark}{}", encode(&task.to_string()), query.join("&"))
             }
@@ -64,17 +81,25 @@ fn number(part: &str) -> Option<RunNumber> {
 
 fn read_task(run: &str, task: &str, query: &str) -> Option<Route> {
     let attempt = read_number(query, "attempt=")?;
-    let line = read_number(query, "line=")?;
-    Some(Route::Task { run: number(run)?, task: TaskId::try_from(decode(task)?).ok()?, attempt, line })
+    let test = last(query, "test=").map(decode);
+    let part = match (read_number(query, "line=")?, test) {
+        (Some(line), _) => Part::Line(line),
+        (None, Some(name)) => Part::Test(name?),
+        (None, None) => Part::Whole,
+    };
+    Some(Route::Task { run: number(run)?, task: TaskId::try_from(decode(task)?).ok()?, attempt, part })
 }
 
 /// A number in a query, if it is there. None where something else stands in its place.
 fn read_number<N: std::str::FromStr>(query: &str, name: &str) -> Option<Option<N>> {
-    let mut found = query.trim_start_matches('?').split('&').filter_map(|pair| pair.strip_prefix(name));
-    match found.next_back() {
+    match last(query, name) {
         Some(digits) => digits.parse().ok().map(Some),
         None => Some(None),
     }
+}
+
+fn last<'a>(query: &'a str, name: &str) -> Option<&'a str> {
+    query.trim_start_matches('?').split('&').filter_map(|pair| pair.strip_prefix(name)).next_back()
 }
 
 /// One part of a path. Python lets the names of stages and tasks have letters of any script.

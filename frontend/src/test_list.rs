@@ -17,9 +17,13 @@ const HEARD_EVERY_MS: u64 = 300;
 const HEARD_BAD: usize = 100;
 const HEARD_OTHERS: usize = 20;
 
-/// So many are drawn at first, and so many more whenever somebody asks.
-pub(crate) const DRAWN: usize = 100;
-const MORE_DRAWN: usize = 500;
+/// So many are drawn at first, and so many at once when somebody asks for more: then the earlier ones go.
+const DRAWN: usize = 100;
+const MOST_DRAWN: usize = 600;
+const STRIDE: usize = 500;
+
+/// With fewer, nobody searches.
+pub(crate) const WORTH_A_SEARCH: usize = 12;
 
 #[derive(Debug, Clone, Default)]
 pub(crate) struct TestList {
@@ -31,7 +35,13 @@ pub(crate) struct TestList {
     pub unfolded: Option<bool>,
     /// By its place among the stored ones.
     pub open: BTreeSet<usize>,
-    more: usize,
+    /// What stands in the search field.
+    pub search: String,
+    /// Which of those that are let through are drawn: from this one on, and whether many.
+    from: usize,
+    many: bool,
+    /// The place of the one that the keys are at.
+    pub cursor: Option<usize>,
     /// By name.
     pub histories: BTreeMap<String, Remote<TestHistory>>,
 }
@@ -57,6 +67,16 @@ pub(crate) struct Heard {
     pub is_deaf: bool,
 }
 
+/// A part of those that are wanted.
+#[derive(Debug)]
+pub(crate) struct Drawn<'a> {
+    /// So many are before it.
+    pub before: usize,
+    /// Each with its place among all.
+    pub tests: Vec<(usize, &'a TestView)>,
+    pub after: usize,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum TestFilter {
     #[default]
@@ -73,6 +93,15 @@ impl TestFilter {
             TestFilter::All => "all",
             TestFilter::Failed => "failed",
             TestFilter::Flaky => "flaky",
+        }
+    }
+
+    /// In front of the word "test".
+    pub(crate) fn before(self) -> &'static str {
+        match self {
+            TestFilter::All => "",
+            TestFilter::Failed => "failed ",
+            TestFilter::Flaky => "flaky ",
         }
     }
 
@@ -164,21 +193,105 @@ impl TestList {
         self.unfolded.unwrap_or(counts.failed > 0 || counts.flaky > 0)
     }
 
-    /// Those to draw, each with its place, and how many more there are.
-    pub(crate) fn drawn(&self) -> (Vec<(usize, &TestView)>, usize) {
-        let Some(view) = self.loaded() else { return (Vec::new(), 0) };
-        let wanted = || view.tests.iter().enumerate().filter(|(_, test)| self.filter.lets_through(test));
-        let most = DRAWN + self.more;
-        (wanted().take(most).collect(), wanted().count().saturating_sub(most))
+    pub(crate) fn drawn(&self) -> Drawn<'_> {
+        let wanted = self.wanted();
+        let most = if self.many { MOST_DRAWN } else { DRAWN };
+        let (before, left) = wanted.split_at(self.from.min(wanted.len()));
+        let (tests, after) = left.split_at(most.min(left.len()));
+        Drawn { before: before.len(), tests: tests.to_vec(), after: after.len() }
     }
 
-    pub(crate) fn draw_more(&mut self) {
-        self.more += MORE_DRAWN;
+    /// Those that filter and search let through.
+    fn wanted(&self) -> Vec<(usize, &TestView)> {
+        let Some(view) = self.loaded() else { return Vec::new() };
+        let words = self.search.trim().to_lowercase();
+        let is_wanted = |(_, test): &(usize, &TestView)| {
+            self.filter.lets_through(test)
+                && (words.is_empty() || test.test.name.to_lowercase().contains(&words))
+        };
+        view.tests.iter().enumerate().filter(is_wanted).collect()
+    }
+
+    /// Those after the ones that are drawn; the cursor goes on to the first of them.
+    pub(crate) fn go_on(&mut self) -> Option<usize> {
+        let next = self.from + if self.many { MOST_DRAWN } else { DRAWN };
+        self.go_to_nth(next)
+    }
+
+    /// Those before; the cursor goes to the last of them.
+    pub(crate) fn go_back(&mut self) -> Option<usize> {
+        self.go_to_nth(self.from.checked_sub(1)?)
+    }
+
+    /// To one of those that are wanted, or the last of them.
+    fn go_to_nth(&mut self, at: usize) -> Option<usize> {
+        let wanted: Vec<usize> = self.wanted().into_iter().map(|(place, _)| place).collect();
+        let at = at.min(wanted.len().checked_sub(1)?);
+        self.draw(at);
+        self.cursor = Some(wanted[at]);
+        self.cursor
+    }
+
+    /// Others are wanted from here on: the list begins anew.
+    pub(crate) fn want(&mut self, filter: TestFilter, search: String) {
+        (self.filter, self.search) = (filter, search);
+        (self.from, self.many, self.cursor) = (0, false, None);
+    }
+
+    /// The filter after this one, of those that would show something.
+    pub(crate) fn next_filter(&self) -> TestFilter {
+        let choices = self.choices();
+        let at = choices.iter().position(|filter| *filter == self.filter).map_or(0, |at| at + 1);
+        choices.get(at).copied().unwrap_or_default()
+    }
+
+    /// None, where all are alike.
+    pub(crate) fn choices(&self) -> Vec<TestFilter> {
+        let counts = self.counts();
+        let choices = TestFilter::ALL.into_iter().filter(|filter| match filter {
+            TestFilter::All => counts.failed > 0 || counts.flaky > 0,
+            TestFilter::Failed => counts.failed > 0,
+            TestFilter::Flaky => counts.flaky > 0,
+        });
+        choices.collect()
+    }
+
+    /// Moves by so many tests, down or up, and draws what is wanted for that; answers the place of the one that is there.
+    pub(crate) fn move_cursor(&mut self, by: isize) -> Option<usize> {
+        let at = self.cursor.and_then(|cursor| self.wanted().iter().position(|(place, _)| *place == cursor));
+        self.go_to_nth(at.map_or(self.from, |at| at.saturating_add_signed(by)))
+    }
+
+    /// The cursor goes to that one of all.
+    pub(crate) fn go_to(&mut self, place: usize) {
+        if let Some(at) = self.wanted().iter().position(|(wanted, _)| *wanted == place) {
+            self.go_to_nth(at);
+        }
+    }
+
+    /// Sees to it that the one which is so far down is drawn.
+    fn draw(&mut self, at: usize) {
+        while at < self.from {
+            self.from = self.from.saturating_sub(STRIDE);
+        }
+        while at >= self.from + if self.many { MOST_DRAWN } else { DRAWN } {
+            self.from += if self.many { STRIDE } else { 0 };
+            self.many = true;
+        }
+    }
+
+    /// Where a test is among all, by its name. What is told of failures cuts long names.
+    pub(crate) fn place_of(&self, name: &str) -> Option<usize> {
+        let tests = &self.loaded()?.tests;
+        let cut = name.strip_suffix('…').filter(|cut| !cut.is_empty());
+        let exact = tests.iter().position(|test| test.test.name == name);
+        exact.or_else(|| tests.iter().position(|test| cut.is_some_and(|cut| test.test.name.starts_with(cut))))
     }
 
     /// Unfolds one, or folds it; the name of which the history is wanted now.
     pub(crate) fn toggle(&mut self, place: usize) -> Option<String> {
         let name = self.loaded()?.tests.get(place)?.test.name.clone();
+        self.cursor = Some(place);
         if self.open.remove(&place) {
             return None;
         }

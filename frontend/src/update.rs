@@ -8,10 +8,11 @@ mod tail;
 mod tests;
 
 pub(crate) use pages::{run_element, task_element};
+pub(crate) use tests::test_element;
 
 use common::{
-    Checkup, OutputMark, Packet, Pipeline, Problem, RunEvent, RunNumber, RunSummary, TaskId, TestHistory,
-    TestsView, WorkerView,
+    BossView, Checkup, OutputMark, Packet, Pipeline, Problem, RunEvent, RunNumber, RunSummary, TaskId,
+    TestHistory, TestsView, WorkersView,
 };
 
 use crate::keys::{self, Key};
@@ -39,13 +40,14 @@ pub(crate) enum Msg {
     /// The boss does not know us, or no longer.
     LoggedOut(Problem),
 
+    GotBoss(Result<BossView, Problem>),
     GotPipeline(Result<Pipeline, Problem>),
     GotRuns {
         before: Option<RunNumber>,
         answer: Result<common::Page, Problem>,
     },
     WantPipeline,
-    GotWorkers(Result<Vec<WorkerView>, Problem>),
+    GotWorkers(Result<WorkersView, Problem>),
     /// Somebody wants to know how the workers are now.
     WantWorkers,
     GotCheckup(Result<Checkup, Problem>),
@@ -133,10 +135,18 @@ pub(crate) enum Msg {
     },
     /// The whole list of tests, unfolded or not.
     FoldTests,
+    /// The keys go there.
+    GoToTests,
+    /// By so many tests, down or up.
+    MoveAmongTests(isize),
     FilterTests(TestFilter),
+    NextTestFilter,
+    SearchTests(String),
+    WantTestSearch,
     /// One of them, by its place.
     ToggleTest(usize),
-    MoreTests,
+    LaterTests,
+    EarlierTests,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -147,6 +157,7 @@ pub(crate) enum Effect {
     /// The login code goes out of sight: it is used up.
     ReplaceUrl(Route),
     LogIn(String),
+    FetchBoss,
     FetchPipeline,
     FetchWorkers,
     FetchCheckup,
@@ -233,6 +244,7 @@ pub(crate) fn init(flags: Flags) -> (Model, Vec<Effect>) {
     let mut model = Model {
         route: flags.route.clone(),
         session: Session::Opening,
+        project: None,
         page: Page::Nowhere,
         live: Live::Connecting,
         now_ms: flags.now_ms,
@@ -277,7 +289,14 @@ pub(crate) fn update(model: &mut Model, msg: Msg) -> Vec<Effect> {
 
         Msg::LoggedIn => {
             model.session = Session::Open;
-            pages::enter(model, model.route.clone())
+            let mut effects = pages::enter(model, model.route.clone());
+            effects.push(Effect::FetchBoss);
+            effects
+        }
+        // What could not be asked, the page itself could not, either, and says so.
+        Msg::GotBoss(answer) => {
+            model.project = answer.ok().map(|boss| boss.project).or(model.project.take());
+            vec![]
         }
         Msg::LoggedOut(problem) => {
             model.session = Session::Closed(problem);
@@ -316,12 +335,10 @@ pub(crate) fn update(model: &mut Model, msg: Msg) -> Vec<Effect> {
         Msg::WantSearch => vec![Effect::Still, Effect::Focus(SEARCH_ELEMENT.to_owned())],
         Msg::WantFind => vec![Effect::Still, Effect::Focus(FIND_ELEMENT.to_owned())],
         Msg::MoveCursor(by) => pages::move_cursor(model, by),
-        Msg::GoToFirstBad => {
-            match model.run_state().and_then(crate::model::first_bad).map(|task| task.id.clone()) {
-                Some(task) => go_to_task(model, task),
-                None => vec![Effect::Still],
-            }
-        }
+        Msg::GoToFirstBad => match model.first_failure() {
+            Some(task) => go_to_task(model, task),
+            None => vec![Effect::Still],
+        },
         Msg::WantCancel
         | Msg::WantRerun { .. }
         | Msg::Answered(_)
@@ -365,9 +382,15 @@ pub(crate) fn update(model: &mut Model, msg: Msg) -> Vec<Effect> {
         Msg::GotTests(..)
         | Msg::GotTestHistory { .. }
         | Msg::FoldTests
+        | Msg::GoToTests
+        | Msg::MoveAmongTests(_)
         | Msg::FilterTests(_)
+        | Msg::NextTestFilter
+        | Msg::SearchTests(_)
+        | Msg::WantTestSearch
         | Msg::ToggleTest(_)
-        | Msg::MoreTests => tests::update(model, msg),
+        | Msg::LaterTests
+        | Msg::EarlierTests => tests::update(model, msg),
     }
 }
 
@@ -377,12 +400,14 @@ pub(crate) const SEARCH_ELEMENT: &str = "search";
 pub(crate) const HELP_ELEMENT: &str = "keys";
 /// The id of the field in which an output is searched.
 pub(crate) const FIND_ELEMENT: &str = "find";
+/// The id of the field in which a test is searched by its name.
+pub(crate) const FIND_TEST_ELEMENT: &str = "find-test";
 /// The id of the element that scrolls the log.
 pub(crate) const LOG_ELEMENT: &str = "log";
 
 fn go_to_task(model: &mut Model, task: TaskId) -> Vec<Effect> {
     match model.route.run() {
-        Some(run) => update(model, Msg::GoTo(Route::Task { run, task, attempt: None, line: None })),
+        Some(run) => update(model, Msg::GoTo(Route::latest(run, task))),
         None => vec![Effect::Still],
     }
 }

@@ -49,7 +49,7 @@ pub(crate) fn view(model: &Model, send: &Callback<Msg>) -> Html {
 
 fn view_top(model: &Model, send: &Callback<Msg>) -> Html {
     let run = model.route.run().map(|run| {
-        html! { <><span class="slash">{ "/" }</span><a href={Route::Run(run).url()}>{ format!("run {run}") }</a></> }
+        html! { <><span class="slash">{ "/" }</span><a class="of-run" href={Route::Run(run).url()}>{ format!("run {run}") }</a></> }
     });
     let last = match &model.route {
         Route::Task { task, .. } => html! {
@@ -64,6 +64,10 @@ fn view_top(model: &Model, send: &Callback<Msg>) -> Html {
         <header class="top">
             <nav aria-label="where you are">
                 <a class="brand" href="/">{ "bettertest" }</a>
+                if let Some(project) = model.project.as_ref().filter(|_| model.session == Session::Open) {
+                    <span class="slash">{ "/" }</span>
+                    <a class="project" href={Route::Runs.url()} aria-current={(model.route == Route::Runs).then_some("page")}>{ project }</a>
+                }
                 { run }
                 { last }
             </nav>
@@ -137,7 +141,7 @@ fn view_help(model: &Model, send: &Callback<Msg>) -> Html {
         <div class="veil" onclick={parts::on(send, Msg::ToggleHelp)}>
             <section id={HELP_ELEMENT} class="help" role="dialog" aria-modal="true" aria-label="keys" tabindex="0">
                 <h2>{ "Keys" }</h2>
-                { for lists }
+                <div class="all-keys">{ for lists }</div>
             </section>
         </div>
     }

@@ -6,7 +6,7 @@ use wasm_bindgen::{JsCast, JsValue};
 use wasm_bindgen_futures::{JsFuture, spawn_local};
 use web_sys::{AbortSignal, Headers, Request, RequestInit, Response};
 
-use common::{OnlyTasks, OutputMark, Problem, RunCreated, TaskId, WorkersView};
+use common::{OnlyTasks, OutputMark, Problem, RunCreated, TaskId};
 
 use super::inbox::Inbox;
 use super::page;
@@ -50,11 +50,9 @@ async fn answer_to(effect: Effect) -> Result<Option<Msg>, Problem> {
                 Err(problem) => Msg::LoggedOut(problem),
             }
         }
+        Effect::FetchBoss => Msg::GotBoss(read(text("/api/boss", None).await)?),
         Effect::FetchPipeline => Msg::GotPipeline(read(text("/api/pipeline", None).await)?),
-        Effect::FetchWorkers => {
-            let answer = read::<WorkersView>(text("/api/workers", None).await)?;
-            Msg::GotWorkers(answer.map(|answer| answer.workers))
-        }
+        Effect::FetchWorkers => Msg::GotWorkers(read(text("/api/workers", None).await)?),
         Effect::FetchCheckup => Msg::GotCheckup(read(text("/api/doctor", None).await)?),
         Effect::FetchRuns { before } => {
             let query = before.map(|run| format!("?before={run}")).unwrap_or_default();

@@ -7,9 +7,9 @@ use web_sys::{Element, Event, HtmlAnchorElement, KeyboardEvent, MouseEvent, Visi
 
 use super::inbox::Inbox;
 use super::{document, page};
-use crate::keys::{self, Key};
+use crate::keys::{self, Focus, Key};
 use crate::route::Route;
-use crate::update::{FIND_ELEMENT, Msg};
+use crate::update::{FIND_ELEMENT, FIND_TEST_ELEMENT, Msg};
 
 pub(super) fn listen(inbox: &Rc<Inbox>) -> Vec<EventListener> {
     let on = |target: &web_sys::EventTarget, name: &'static str, msg: fn(&Event) -> Option<Msg>| {
@@ -72,21 +72,30 @@ fn followed(event: &Event) -> Option<Msg> {
     }
 }
 
+/// What a key of this name means that goes to this element.
+fn focus(element: &Element, name: &str) -> Focus {
+    let is_in = |css: &str| element.closest(css).is_ok_and(|around| around.is_some());
+    match (element.id().as_str(), element.tag_name().as_str()) {
+        (FIND_ELEMENT, _) => Focus::Find,
+        (FIND_TEST_ELEMENT, _) => Focus::FindTest,
+        (_, "INPUT" | "TEXTAREA" | "SELECT") => Focus::Field,
+        // They scroll it.
+        _ if name.starts_with("Arrow") && is_in(".log, pre") => Focus::Field,
+        _ if is_in(".tests") => Focus::Tests,
+        _ => Focus::Page,
+    }
+}
+
 fn pressed(event: &Event) -> Option<Msg> {
     let pressed: &KeyboardEvent = event.dyn_ref()?;
     if pressed.ctrl_key() || pressed.meta_key() || pressed.alt_key() || pressed.is_composing() {
         return None;
     }
     let target = event.target().and_then(|target| target.dyn_into::<Element>().ok());
-    let finding = target.as_ref().is_some_and(|element| element.id() == FIND_ELEMENT);
-    let typing = target.is_some_and(|element| {
-        let arrows =
-            pressed.key().starts_with("Arrow") && element.closest(".log").is_ok_and(|log| log.is_some());
-        arrows || matches!(element.tag_name().as_str(), "INPUT" | "TEXTAREA" | "SELECT")
-    });
     let name = pressed.key();
+    let focus = target.map_or(Focus::Page, |element| focus(&element, &name));
     let name = if name == "Enter" && pressed.shift_key() { format!("Shift+{name}") } else { name };
-    let key = Key { name, typing, finding };
+    let key = Key { name, focus };
     if keys::is_ours(&key) {
         event.prevent_default();
     }

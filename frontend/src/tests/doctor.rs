@@ -3,7 +3,7 @@
 use common::Checkup;
 
 use super::story::{Story, problem};
-use crate::keys::Key;
+use crate::keys::{Focus, Key};
 use crate::model::Live;
 use crate::update::{Effect, Msg};
 use crate::view::title;
@@ -13,7 +13,7 @@ fn checkup() -> Checkup {
 }
 
 fn pressed(name: &str) -> Msg {
-    Msg::Pressed(Key { name: name.to_owned(), typing: false, finding: false })
+    Msg::Pressed(Key { name: name.to_owned(), focus: Focus::Page })
 }
 
 #[test]

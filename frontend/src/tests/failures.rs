@@ -5,6 +5,7 @@ use common::{
 };
 
 use super::story::{Story, problem, task};
+use crate::model::Filter;
 use crate::update::{Effect, Msg};
 
 fn packet() -> Packet {
@@ -66,26 +67,33 @@ fn the_tests_their_places_and_what_has_changed() {
     let mut story = Story::is_red();
     story.happens(Msg::GotPacket(Ok(packet())));
     assert_eq!(
-        story.html_from("<details", "</details>"),
-        r#"<details open="open" class="failure failed">
-<summary>
+        story.html_from("<section class=\"failure failed\"", "</section>"),
+        r#"<section class="failure failed">
+<h3>
 <span aria-hidden="true" class="mark">
 </span>
-<span class="name">TestUnit.models</span>
-<span class="short">3 failed, 3 passed</span>
-</summary>
+<a href="/runs/7/TestUnit.models">TestUnit.models</a>
+<span class="word">failed: command_failed</span>
+<span class="took">1.5s</span>
+</h3>
+<details open="open">
+<summary>3 failed, 3 passed</summary>
 <div class="told">
 <ul class="failed-tests">
 <li>
 <span>
+<a href="/runs/7/TestUnit.models?attempt=1&amp;test=test_a.py%3A%3Atest_b">
 <code class="test">test_a.py::test_b</code>
+</a>
 <span class="flaky">flaky: on these files it has passed, too</span>
 </span>
 <span title="assert 1 == 2
 more" class="why">assert 1 == 2</span>
 <code class="frame">src/a.py:7 in add</code>
 </li>
-<li>and 2 more</li>
+<li>
+<a href="/runs/7/TestUnit.models">and 2 more</a>
+</li>
 </ul>
 <dl class="new">
 <dt>first new line since run 5, line 3</dt>
@@ -108,17 +116,57 @@ more" class="why">assert 1 == 2</span>
 </ul>
 </div>
 <p class="again">
-<a href="/runs/7/TestUnit.models">its output</a>
+<a href="/runs/7/TestUnit.models" class="button">See its output<kbd>f</kbd>
+</a>
 <span>after a change:</span>
 <code>bettertest run --task TestUnit.models</code>
 <button aria-label="copy the command that runs TestUnit.models again" class="quiet">copy</button>
 </p>
 </div>
-</details>"#
+</details>
+</section>"#
     );
-    assert!(story.html().contains(r#"<p class="rest">2 more did not pass, 1 did not run to their end</p>"#));
+    let html = story.html();
+    assert!(html.contains("<span>2 more did not pass, 1 did not run to their end</span>"), "{html}");
+    story.happens(Msg::SetFilter(Filter::NotPassed));
     story.happens(Msg::GotPacket(Err(problem("the boss does not answer"))));
     assert!(story.html().contains("What failed is not known in full"));
+}
+
+/// One thing, in one order: what stands first is also what the key leads to, and nothing tells it twice.
+#[test]
+fn what_failed_is_told_once_and_the_worst_first() {
+    let mut story = Story::of_run_7();
+    story.fails("TestUnit.models", 1, 1);
+    story.starts("TestUnit.views", 1);
+    story.ends("TestUnit.views", 1, Verdict::Not(Reason::WorkerLost), Some(problem("the worker is gone")));
+    assert!(story.html().contains("class=\"first-bad failed\""), "at once, and not only at the end");
+    let why = common::SkipReason::EarlierStage;
+    story.says(RunFact::TaskSkipped { task: task("TestWeb.login"), why });
+    story.says(RunFact::RunEnded { verdict: Verdict::Not(Reason::WorkerLost) });
+    assert!(story.html().contains("class=\"first-bad failed\""), "until more is known");
+    let mut told = packet();
+    let worst = Failure {
+        task: task("TestUnit.views"),
+        verdict: Verdict::Not(Reason::WorkerLost),
+        error: Some("the worker is gone".to_owned()),
+        tests: None,
+        failed_tests: vec![],
+        ..told.failures[0].clone()
+    };
+    told.failures.insert(0, worst);
+    story.happens(Msg::GotPacket(Ok(told)));
+    let html = story.html();
+    assert!(!html.contains("first-bad"), "{html}");
+    let places = |html: &str, part: &str| -> (usize, usize) {
+        (html.find(part).unwrap_or_else(|| panic!("no {part} in {html}")), html.matches(part).count())
+    };
+    let (views, models) = (places(&html, "failure errored"), places(&html, "failure failed"));
+    assert!(views < models && (views.1, models.1) == (1, 1), "{html}");
+    let (views, models) = (places(&html, "task errored"), places(&html, "task failed"));
+    assert!(views.0 < models.0, "the list of tasks has the same order");
+    story.happens(Msg::GoToFirstBad);
+    assert_eq!(story.model.route.url(), "/runs/7/TestUnit.views");
 }
 
 #[test]
@@ -130,4 +178,17 @@ fn its_command_is_copied() {
     assert!(!story.html().contains(">copied<"));
     story.happens(Msg::Copied);
     assert!(story.html().contains(">copied<"));
+}
+
+#[test]
+fn an_error_that_stands_in_a_line_is_not_told_below_it_once_more() {
+    let mut story = Story::is_red();
+    let mut told = packet();
+    told.failures[0].failed_tests.clear();
+    told.failures[0].tests = None;
+    told.failures[0].error = Some("exit code 1 from: false".to_owned());
+    story.happens(Msg::GotPacket(Ok(told)));
+    let html = story.html_from("<section class=\"failure failed\"", "</section>");
+    assert_eq!(html.matches("exit code 1 from: false").count(), 1, "{html}");
+    assert!(html.contains("<b>hint </b>do this") && html.contains(">1 failed</pre>"), "{html}");
 }

@@ -1,12 +1,12 @@
 //! What the keys mean, and where.
 
 use super::story::Story;
-use crate::keys::{Key, SHORTCUTS, is_ours, msg_for_key};
+use crate::keys::{Focus, Key, SHORTCUTS, is_ours, msg_for_key};
 use crate::model::Filter;
 use crate::update::{Effect, Msg};
 
 fn key(name: &str) -> Key {
-    Key { name: name.to_owned(), typing: false, finding: false }
+    Key { name: name.to_owned(), focus: Focus::Page }
 }
 
 fn meaning(story: &Story, name: &str) -> Option<Msg> {
@@ -25,7 +25,7 @@ fn one_key_means_what_fits_the_page() {
 
 #[test]
 fn typing_is_typing() {
-    let typing = |name: &str| Key { name: name.to_owned(), typing: true, finding: false };
+    let typing = |name: &str| Key { name: name.to_owned(), focus: Focus::Field };
     let story = Story::of_run_7();
     assert_eq!(msg_for_key(&story.model, &typing("c")), None);
     assert!(msg_for_key(&story.model, &typing("Escape")).is_some());
@@ -107,7 +107,7 @@ fn what_was_found_is_walked_by_keys() {
         story.happens(Msg::Pressed(key(name)));
         assert_eq!(story.pane().find.line(), Some(line), "{name}");
     }
-    let in_field = |name: &str| Key { name: name.to_owned(), typing: true, finding: true };
+    let in_field = |name: &str| Key { name: name.to_owned(), focus: Focus::Find };
     let means = |name: &str| msg_for_key(&story.model, &in_field(name));
     assert_eq!(means("Enter"), Some(Msg::FindNext(1)));
     assert_eq!(means("Shift+Enter"), Some(Msg::FindNext(-1)));

@@ -48,6 +48,7 @@ fn the_first_page_fetches_what_it_shows_and_listens() {
             Effect::FetchPipeline,
             Effect::FetchRuns { before: None },
             Effect::ScrollToTop,
+            Effect::FetchBoss,
         ]
     );
 }
@@ -185,7 +186,12 @@ fn how_the_workers_are_is_asked_when_somebody_looks() {
         sample(include_str!("../../../common/wire/worker_view_well.json")),
         sample(include_str!("../../../common/wire/worker_view_away.json")),
     ];
-    story.happens(Msg::GotWorkers(Ok(workers)));
+    let told = common::WorkersView { workers, unread: None };
+    story.happens(Msg::GotWorkers(Ok(told.clone())));
+    let unread = Some(super::story::problem("line 2 of workers.toml is no address and token"));
+    assert!(!story.html().contains("workers.toml"));
+    story.happens(Msg::GotWorkers(Ok(common::WorkersView { unread, ..told })));
+    assert!(story.html_from("workers.toml cannot be read", "</section>").contains("line 2 of workers.toml"));
     let well = story.html_from("<li class=\"worker passed", "</li>");
     assert!(well.contains("<span class=\"word\">well</span>"), "{well}");
     assert!(well.contains("docker, 2 slots, version 0.1.0"), "{well}");
@@ -193,7 +199,7 @@ fn how_the_workers_are_is_asked_when_somebody_looks() {
     for words in ["http://build-1:9009", "not well", "nothing listens there", "bettertest --worker"] {
         assert!(away.contains(words), "{away}");
     }
-    let key = crate::keys::Key { name: "h".to_owned(), typing: false, finding: false };
+    let key = crate::keys::Key { name: "h".to_owned(), focus: crate::keys::Focus::Page };
     assert_eq!(story.happens(Msg::Pressed(key)), [Effect::FetchWorkers]);
     assert_eq!(story.runs_page().workers, Remote::Loading);
 }

@@ -6,7 +6,7 @@ use common::{
 };
 
 use super::story::{Story, problem, task};
-use crate::keys::Key;
+use crate::keys::{Focus, Key};
 use crate::model::OutputOf;
 use crate::test_list::TestFilter;
 use crate::update::{Effect, Msg};
@@ -84,7 +84,7 @@ fn while_a_task_runs_its_tests_appear_and_then_the_boss_is_asked() {
         !html.contains("so far") && !html.contains("test_a"),
         "folded, as there is nothing to mend: {html}"
     );
-    story.happens(Msg::Pressed(Key { name: "t".to_owned(), typing: false, finding: false }));
+    story.happens(Msg::Pressed(Key { name: "t".to_owned(), focus: Focus::Page }));
     assert!(story.html_from("class=\"tests\"", "</section>").contains("test_a"));
 }
 
@@ -131,7 +131,7 @@ fn the_worst_stands_first_and_unfolds_to_what_was_wrong_and_how_it_was_before() 
     for part in [
         "failed 1 of 2 times (50 %)",
         "first failed in ",
-        "href=\"/runs/5/TestUnit.models?attempt=1\"",
+        "href=\"/runs/5/TestUnit.models?attempt=1&amp;test=a%3A%3Aone\"",
         "run 5: passed, 5 ms, 0123456789",
     ] {
         assert!(html.contains(part), "no {part} in {html}");
@@ -164,8 +164,17 @@ fn of_very_many_tests_some_are_drawn_and_more_when_somebody_asks() {
     let drawn = |story: &Story| story.html().matches("many::t").count();
     assert_eq!(drawn(&story), 100);
     assert!(story.html().contains("4,900 more"));
-    story.happens(Msg::MoreTests);
+    story.happens(Msg::LaterTests);
     assert_eq!(drawn(&story), 600);
+    // And never more at once.
+    story.happens(Msg::LaterTests);
+    let html = story.html();
+    assert_eq!(drawn(&story), 600);
+    assert!(
+        html.contains("500 before these") && html.contains("3,900 more") && !html.contains("many::t499<")
+    );
+    story.happens(Msg::EarlierTests);
+    assert!(story.html().contains("many::t499<") && !story.html().contains("before these"));
     // However much a test prints, little of it is kept, and what comes is listened to for so long only.
     let mut story = Story::of_run_7();
     story.starts("TestUnit.models", 1);
@@ -183,6 +192,84 @@ fn of_very_many_tests_some_are_drawn_and_more_when_somebody_asks() {
     let heard = story.pane().tests.heard().unwrap();
     assert!(heard.is_deaf && heard.tests.len() == 100, "{} {}", heard.is_deaf, heard.tests.len());
     assert_eq!(heard.counts.failed, 20_000);
+}
+
+#[test]
+fn a_test_is_searched_by_its_name_and_the_list_is_walked_by_keys() {
+    let mut story = red();
+    let tests = (0..700).map(|n| {
+        test(&format!("Many::t{n}"), if n < 2 { TestOutcome::Failed } else { TestOutcome::Passed }, n == 1)
+    });
+    ended(&mut story, view(tests.collect()));
+    let pressed = |story: &mut Story, name: &str, focus: Focus| -> Vec<Effect> {
+        story.happens(Msg::Pressed(Key { name: name.to_owned(), focus })).to_vec()
+    };
+    let focus = |place: usize| vec![Effect::Focus(format!("test-{place}"))];
+    assert_eq!(pressed(&mut story, "t", Focus::Page), focus(0));
+    assert_eq!(pressed(&mut story, "j", Focus::Tests), focus(1));
+    assert_eq!(pressed(&mut story, "ArrowUp", Focus::Tests), focus(0));
+    assert_eq!(pressed(&mut story, "k", Focus::Tests), focus(0));
+    assert!(
+        matches!(&pressed(&mut story, "j", Focus::Page)[..], [_, Effect::Focus(id)] if id.starts_with("task-"))
+    );
+
+    // The keys go on where no test is drawn yet.
+    let drawn = |story: &Story| story.html().matches("Many::t").count();
+    for _ in 0..100 {
+        pressed(&mut story, "j", Focus::Tests);
+    }
+    assert_eq!((story.effects.clone(), drawn(&story)), (focus(100), 600));
+    story.happens(Msg::MoveAmongTests(5_000));
+    assert_eq!((story.effects.clone(), drawn(&story)), (focus(699), 200));
+
+    story.happens(Msg::SearchTests("MANY::t69".to_owned()));
+    assert_eq!(drawn(&story), 11);
+    assert_eq!(pressed(&mut story, "Enter", Focus::FindTest), focus(69));
+    assert_eq!(pressed(&mut story, "j", Focus::Tests), focus(690));
+    // What is looked for stays while the outcome is another.
+    assert_eq!(pressed(&mut story, "n", Focus::Tests), []);
+    assert!(story.html().contains("No failed test has “MANY::t69” in its name."));
+    pressed(&mut story, "Escape", Focus::FindTest);
+    assert_eq!(drawn(&story), 2);
+    assert_eq!(pressed(&mut story, "n", Focus::Tests), focus(1));
+    assert_eq!(story.pane().tests.filter, TestFilter::Flaky);
+    pressed(&mut story, "n", Focus::Tests);
+    assert_eq!(story.pane().tests.filter, TestFilter::All);
+    pressed(&mut story, "t", Focus::Tests);
+    assert!(!story.html().contains("test-list"));
+}
+
+/// A link to a test, from what failed or from its history: also into a task whose tests are not there yet.
+#[test]
+fn the_address_of_a_test_leads_to_it() {
+    let mut story = Story::of_run_7();
+    story.fails("TestUnit.models", 1, 1);
+    story.goes_to("/runs/7/TestUnit.models?attempt=1&test=Many%3A%3At650");
+    assert!(story.effects.contains(&Effect::FetchTests(models())));
+    let tests = (0..700).map(|n| test(&format!("Many::t{n}"), TestOutcome::Passed, false)).collect();
+    ended(&mut story, view(tests));
+    let name = "Many::t650".to_owned();
+    let found = [Effect::Focus("test-650".to_owned()), Effect::FetchTestHistory { of: models(), name }];
+    assert_eq!(story.effects, found);
+    assert!(story.html_from("id=\"test-650\"", "</li>").contains("Looking at its history"));
+    // To another of the same task, whatever is looked for; as far as it is told of where its name is long.
+    story.happens(Msg::SearchTests("nothing".to_owned()));
+    story.goes_to("/runs/7/TestUnit.models?attempt=1&test=Many%3A%3At3%E2%80%A6");
+    assert!(story.effects.contains(&Effect::Focus("test-3".to_owned())), "{:?}", story.effects);
+    story.goes_to("/runs/7/TestUnit.models?attempt=1&test=gone");
+    assert!(!story.effects.iter().any(|effect| matches!(effect, Effect::Focus(_))), "{:?}", story.effects);
+}
+
+#[test]
+fn what_a_stack_says_is_not_said_before_it_once_more() {
+    let mut story = red();
+    let mut panicked = test("a::one", TestOutcome::Failed, false);
+    panicked.test.message = Some("left is not right".to_owned());
+    panicked.test.stack = Some("thread main panicked at src/a.rs:7:5:\nleft is not right".to_owned());
+    ended(&mut story, view(vec![panicked]));
+    story.happens(Msg::ToggleTest(0));
+    let html = story.html_from("class=\"test-list\"", "</ul>");
+    assert_eq!(html.matches("left is not right").count(), 1, "{html}");
 }
 
 #[test]

@@ -61,7 +61,7 @@ fn a_task_is_a_mark_a_name_a_word_and_a_time() {
     assert_eq!(
         Story::is_red().html_from("<li class=\"task skipped", "</li>"),
         r#"<li class="task skipped">
-<a href="/runs/7/TestWeb.login" id="task-TestWeb.login" title="skipped: earlier_stage">
+<a href="/runs/7/TestWeb.login" id="task-TestWeb.login" title="TestWeb.login: skipped: earlier_stage">
 <span aria-hidden="true" class="mark">
 </span>
 <span class="name">login</span>
@@ -293,6 +293,26 @@ fn the_tab_tells_the_verdict() {
     assert_ne!(green.1, again.1, "nor does its icon say that it passed plainly");
     let red = Story::is_red();
     assert_eq!(title(&red.model), "✗ run 7 failed: command failed · bettertest");
+}
+
+#[test]
+fn every_page_says_whose_boss_this_is() {
+    let boss = || common::BossView { project: "shop".to_owned(), version: "1".to_owned() };
+    for (url, words) in [
+        ("/", "shop · bettertest"),
+        ("/runs/7", "run 7 · shop · bettertest"),
+        ("/doctor", "doctor · shop · bettertest"),
+    ] {
+        let mut story = Story::at(url);
+        assert!(story.effects.contains(&crate::update::Effect::FetchBoss), "{url}");
+        assert!(!story.html().contains("class=\"project\""), "nobody has said so yet");
+        story.happens(Msg::GotBoss(Ok(boss())));
+        assert_eq!(title(&story.model), words);
+        assert!(story.html_from("<header", "</header>").contains(">shop</a>"), "{url}");
+        // Not to somebody whom the boss does not know any more.
+        story.happens(Msg::LoggedOut(problem("nobody is logged in here")));
+        assert!(!story.html().contains("shop") && !title(&story.model).contains("shop"), "{url}");
+    }
 }
 
 #[test]

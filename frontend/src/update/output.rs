@@ -190,6 +190,7 @@ pub(super) fn sync(page: &mut RunPage) -> Vec<Effect> {
         follow: pane.line.is_none(),
         line: pane.line,
         goal: pane.line,
+        test: pane.test.take(),
         find: Find::new(std::mem::take(&mut pane.find.wanted)),
         ..TaskPane::new(pane.task.clone(), pane.attempt)
     };

@@ -5,8 +5,8 @@ use common::{Checkup, Phase, Problem, TaskId};
 use crate::model::{
     Asked, Filter, History, Live, Model, Page, Remote, RunPage, RunsPage, Session, TaskPane, shown,
 };
-use crate::route::Route;
-use crate::update::{Effect, Feed, Msg, failures, feed, output, tail};
+use crate::route::{Part, Route};
+use crate::update::{Effect, Feed, Msg, failures, feed, output, tail, tests};
 
 /// Shows what a route names. The page of the same run stays as it is.
 pub(super) fn enter(model: &mut Model, route: Route) -> Vec<Effect> {
@@ -50,17 +50,24 @@ pub(super) fn enter(model: &mut Model, route: Route) -> Vec<Effect> {
 fn show_task(model: &mut Model, route: &Route) -> Vec<Effect> {
     let Page::Run(page) = &mut model.page else { return vec![] };
     match route {
-        Route::Task { task, attempt, line, .. } => {
+        Route::Task { task, attempt, part, .. } => {
+            let (line, test) = match part {
+                Part::Whole => (None, None),
+                Part::Line(line) => (Some(*line), None),
+                Part::Test(name) => (None, Some(name.clone())),
+            };
             page.cursor = Some(task.clone());
             match &mut page.task {
                 Some(pane) if pane.task == *task => pane.attempt = *attempt,
                 Some(_) | None => page.task = Some(TaskPane::new(task.clone(), *attempt)),
             }
             if let Some(pane) = &mut page.task {
-                (pane.line, pane.goal) = (*line, *line);
+                (pane.line, pane.goal) = (line, line);
                 pane.follow &= line.is_none();
+                pane.test = test;
             }
             let mut effects = output::sync(page);
+            effects.extend(page.task.as_mut().map(tests::to_named).unwrap_or_default());
             effects.extend(page.task.as_mut().map(output::to_goal).unwrap_or_default());
             effects
         }

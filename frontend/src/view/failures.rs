@@ -1,17 +1,22 @@
 //! What failed in a run that has ended, and why, as `bettertest show` says it: of each task the tests that failed and where in
 //! the source, what is new since it passed, and the command that runs it again.
 
-use common::{ChangedFiles, FailedTest, Failure, NewLine, Packet};
+use common::{ChangedFiles, FailedTest, Failure, NewLine, Packet, RunState, duration, task_words};
 use yew::prelude::*;
 
-use super::parts;
-use crate::model::{Model, Remote, RunPage};
-use crate::route::Route;
+use super::{parts, run};
+use crate::model::{Filter, Model, Remote, RunPage};
+use crate::route::{Part, Route};
 use crate::update::Msg;
 
-pub(crate) fn view(model: &Model, page: &RunPage, send: &Callback<Msg>) -> Html {
+/// Whether all that failed is told here, so that nobody else need tell of any.
+pub(crate) fn tells(page: &RunPage) -> bool {
+    matches!(&page.packet, Some(Remote::Loaded(packet)) if !packet.failures.is_empty())
+}
+
+pub(crate) fn view(model: &Model, page: &RunPage, state: &RunState, send: &Callback<Msg>) -> Html {
     match &page.packet {
-        // It is there in no time; what stands above says the most of it.
+        // It is there in no time; the first that did not pass stands there already.
         None | Some(Remote::Loading) => html! {},
         Some(Remote::Failed(problem)) => html! {
             <section class="failures" aria-label="what failed, and why">
@@ -23,67 +28,96 @@ pub(crate) fn view(model: &Model, page: &RunPage, send: &Callback<Msg>) -> Html 
         Some(Remote::Loaded(packet)) => html! {
             <section class="failures" aria-label="what failed, and why">
                 <h2>{ "What failed, and why" }</h2>
-                { for packet.failures.iter().enumerate().map(|(i, failure)| view_failure(model, page, failure, i == 0, send)) }
-                { view_rest(packet) }
+                { for packet.failures.iter().enumerate().map(|(i, failure)| view_failure(model, page, state, failure, i == 0, send)) }
+                { view_rest(packet, send) }
             </section>
         },
     }
 }
 
-fn view_failure(model: &Model, page: &RunPage, failure: &Failure, open: bool, send: &Callback<Msg>) -> Html {
-    let url = Route::Task { run: page.run, task: failure.task.clone(), attempt: None, line: None }.url();
+fn view_failure(
+    model: &Model,
+    page: &RunPage,
+    state: &RunState,
+    failure: &Failure,
+    first: bool,
+    send: &Callback<Msg>,
+) -> Html {
+    let url = Route::latest(page.run, failure.task.clone()).url();
+    let task = state.task(&failure.task);
+    let end = task.and_then(|task| task.attempts.last()?.end.as_ref());
+    let words = task.map_or_else(|| failure.verdict.outcome().word().replace('_', " "), task_words);
     let failed_tests = failure.tests.map_or(0, |tests| tests.failed);
     let more_tests = failed_tests.saturating_sub(failure.failed_tests.len() as u64);
+    let has_tests = !failure.failed_tests.is_empty();
     let short = match (&failure.tests, &failure.error) {
-        (Some(tests), _) if !failure.failed_tests.is_empty() => tests.words(),
+        (Some(tests), _) if has_tests => tests.words(),
         (_, Some(error)) => error.clone(),
         (Some(tests), None) => tests.words(),
-        (None, None) => failure.verdict.outcome().word().to_owned(),
+        (None, None) => "why, and what to do".to_owned(),
     };
     html! {
-        <details key={failure.task.to_string()} class={classes!("failure", failure.verdict.outcome().word())} open={open}>
-            <summary>
+        <section key={failure.task.to_string()} class={classes!("failure", failure.verdict.outcome().word())}>
+            <h3>
                 { parts::mark() }
-                <span class="name">{ failure.task.to_string() }</span>
-                <span class="short">{ short }</span>
-            </summary>
-            <div class="told">
-                if !failure.failed_tests.is_empty() {
-                    <ul class="failed-tests">
-                        { for failure.failed_tests.iter().map(view_test) }
-                        if more_tests > 0 {
-                            <li>{ format!("and {} more", parts::grouped(more_tests)) }</li>
-                        }
-                    </ul>
+                <a href={url.clone()}>{ failure.task.to_string() }</a>
+                <span class="word">{ words }</span>
+                if let Some(end) = end {
+                    <span class="took">{ duration(end.took_ms) }</span>
                 }
-                { for failure.first_new_line.iter().map(view_new_line) }
-                { for failure.changes.iter().map(view_changes) }
-                if failure.failed_tests.is_empty() && failure.first_new_line.is_none() && !failure.last_lines.is_empty() {
-                    <pre class="last" tabindex="0" aria-label={format!("the end of the output of {}", failure.task)}>
-                        { failure.last_lines.join("\n") }
-                    </pre>
-                }
-                <p class="again">
-                    <a href={url}>{ "its output" }</a>
-                    <span>{ "after a change:" }</span>
-                    <code>{ &failure.again }</code>
-                    if model.can_copy {
-                        <button class="quiet" onclick={parts::on(send, Msg::CopyAgain(failure.task.clone()))}
-                            aria-label={format!("copy the command that runs {} again", failure.task)}>
-                            { if page.copied.as_ref() == Some(&failure.task) { "copied" } else { "copy" } }
-                        </button>
+            </h3>
+            <details open={first}>
+                <summary>{ short }</summary>
+                <div class="told">
+                    if has_tests {
+                        <ul class="failed-tests">
+                            { for failure.failed_tests.iter().map(|test| view_test(page, failure, test)) }
+                            if more_tests > 0 {
+                                <li><a href={url.clone()}>{ format!("and {} more", parts::grouped(more_tests)) }</a></li>
+                            }
+                        </ul>
+                    } else {
+                        { end.map(|end| parts::rest_of(end, failure.error.as_deref())) }
                     }
-                </p>
-            </div>
-        </details>
+                    { for failure.first_new_line.iter().map(view_new_line) }
+                    { for failure.changes.iter().map(view_changes) }
+                    if !has_tests {
+                        { run::view_tail(page, &failure.task).or_else(|| view_last_lines(failure)) }
+                    }
+                    <p class="again">
+                        <a class="button" href={url}>{ "See its output" }if first { <kbd>{ "f" }</kbd> }</a>
+                        <span>{ "after a change:" }</span>
+                        <code>{ &failure.again }</code>
+                        if model.can_copy {
+                            <button class="quiet" onclick={parts::on(send, Msg::CopyAgain(failure.task.clone()))}
+                                aria-label={format!("copy the command that runs {} again", failure.task)}>
+                                { if page.copied.as_ref() == Some(&failure.task) { "copied" } else { "copy" } }
+                            </button>
+                        }
+                    </p>
+                </div>
+            </details>
+        </section>
     }
 }
 
-fn view_test(test: &FailedTest) -> Html {
+fn view_last_lines(failure: &Failure) -> Option<Html> {
+    (!failure.last_lines.is_empty()).then(|| {
+        html! {
+            <pre class="last" tabindex="0" aria-label={format!("the end of the output of {}", failure.task)}>
+                { failure.last_lines.join("\n") }
+            </pre>
+        }
+    })
+}
+
+fn view_test(page: &RunPage, failure: &Failure, test: &FailedTest) -> Html {
+    let (run, task, part) = (page.run, failure.task.clone(), Part::Test(test.name.clone()));
+    let url = Route::Task { run, task, attempt: Some(failure.attempt), part }.url();
     html! {
         <li>
             <span>
-                <code class="test">{ &test.name }</code>
+                <a href={url}><code class="test">{ &test.name }</code></a>
                 if test.flaky {
                     <span class="flaky">{ "flaky: on these files it has passed, too" }</span>
                 }
@@ -134,13 +168,18 @@ fn view_changes(changes: &ChangedFiles) -> Html {
 }
 
 /// What the packet only counts.
-fn view_rest(packet: &Packet) -> Html {
+fn view_rest(packet: &Packet, send: &Callback<Msg>) -> Html {
     let failed = (packet.more_failures > 0).then(|| format!("{} more did not pass", packet.more_failures));
     let not_run = (packet.not_run > 0).then(|| format!("{} did not run to their end", packet.not_run));
     let rest: Vec<String> = failed.into_iter().chain(not_run).collect();
     html! {
         if !rest.is_empty() {
-            <p class="rest">{ rest.join(", ") }</p>
+            <p class="rest">
+                <span>{ rest.join(", ") }</span>
+                if packet.more_failures > 0 {
+                    <button class="quiet" onclick={parts::on(send, Msg::SetFilter(Filter::NotPassed))}>{ "List them" }<kbd>{ "n" }</kbd></button>
+                }
+            </p>
         }
     }
 }

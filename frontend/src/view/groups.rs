@@ -61,7 +61,7 @@ fn view_group(props: &GroupsProps, group: &Group<'_>) -> Html {
 }
 
 fn view_task(props: &GroupsProps, task: &TaskRun, of_any_stage: bool) -> Html {
-    let url = Route::Task { run: props.state.number, task: task.id.clone(), attempt: None, line: None }.url();
+    let url = Route::latest(props.state.number, task.id.clone()).url();
     let open = props.open.as_ref() == Some(&task.id);
     let qualified = parts::qualified(task.state.word(), &task_words(task));
     html! {
@@ -106,11 +106,11 @@ fn words_of_tests(task: &TaskRun, tests: TestCounts) -> String {
     }
 }
 
-/// All that there is to say of a task in a line.
+/// All that there is to say of a task in a line: its name may be cut.
 fn long_words(task: &TaskRun) -> String {
     match task.tests() {
-        Some(tests) => format!("{}; tests: {}", task_words(task), tests.words()),
-        None => task_words(task),
+        Some(tests) => format!("{}: {}; tests: {}", task.id, task_words(task), tests.words()),
+        None => format!("{}: {}", task.id, task_words(task)),
     }
 }
 

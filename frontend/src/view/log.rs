@@ -9,7 +9,7 @@ use crate::ansi::{Colour, Line, Style};
 use crate::effects::typed;
 use crate::log::{LogMark, MarkKind, Row, cut};
 use crate::model::{Model, Output, OutputOf, TaskPane};
-use crate::route::{Route, encode};
+use crate::route::{Part, Route, encode};
 use crate::update::{FIND_ELEMENT, LOG_ELEMENT, Msg};
 
 /// A hundred characters, by whose width the browser's columns are measured.
@@ -141,7 +141,7 @@ fn view_row(key: usize, row: Row<'_>, pane: &TaskPane, attempt: &Attempt, send: 
 fn view_number(number: usize, named: bool, of: Option<&OutputOf>) -> Html {
     let url = of.map(|of| {
         let (run, task) = (of.run, of.task.clone());
-        Route::Task { run, task, attempt: Some(of.attempt), line: Some(number) }.url()
+        Route::Task { run, task, attempt: Some(of.attempt), part: Part::Line(number) }.url()
     });
     html! { <a class="number" tabindex="-1" href={url} aria-current={named.then_some("true")}>{ number }</a> }
 }

@@ -25,6 +25,20 @@ pub(crate) fn problem(problem: &Problem) -> Html {
     view_problem(problem, None)
 }
 
+/// The rest of it, after its `error` was told in one line.
+pub(crate) fn rest_of(end: &AttemptEnd, told: Option<&str>) -> Html {
+    let Some(problem) = &end.problem else { return html! {} };
+    let mut rest = problem.clone();
+    if told == Some(rest.error.trim()) {
+        rest.error.clear();
+    }
+    if rest == Problem::default() {
+        html! {}
+    } else {
+        view_problem(&rest, end.verdict.reason())
+    }
+}
+
 /// The same of an attempt's end. Where a command failed, its output says more than the pipedef's traceback.
 pub(crate) fn problem_of(end: &AttemptEnd) -> Html {
     let told = end.problem.as_ref();
@@ -38,7 +52,9 @@ fn view_problem(problem: &Problem, reason: Option<Reason>) -> Html {
     });
     html! {
         <div class="problem">
-            <p class="error">{ &problem.error }</p>
+            if !problem.error.is_empty() {
+                <p class="error">{ &problem.error }</p>
+            }
             if let Some(place) = place {
                 <p class="place"><code>{ place }</code></p>
             }

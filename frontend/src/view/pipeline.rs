@@ -57,7 +57,7 @@ fn view_stages(page: &RunsPage, pipeline: &Pipeline, send: &Callback<Msg>) -> Ht
         let names = ids.iter().take(NAMES_SHOWN).map(|id| {
             html! {
                 <li>
-                    <button class="quiet" disabled={page.starting} onclick={run(vec![id.clone()])}
+                    <button disabled={page.starting} onclick={run(vec![id.clone()])}
                         title={format!("run {id} alone")}>{ &id.task }</button>
                 </li>
             }
@@ -67,7 +67,7 @@ fn view_stages(page: &RunsPage, pipeline: &Pipeline, send: &Callback<Msg>) -> Ht
                 <h2>
                     { &stage.name }
                     if pipeline.stages.len() > 1 {
-                        <button class="quiet" disabled={page.starting} onclick={run(ids.clone())}
+                        <button disabled={page.starting} onclick={run(ids.clone())}
                             title="run this stage alone">{ "Run stage" }</button>
                     }
                 </h2>

@@ -1,6 +1,8 @@
 //! One run: how it stands, its first failure, its tasks, and beside them the output of one.
 
-use common::{Phase, RunState, duration, headline, passed_again, run_tests, source_words, task_words};
+use common::{
+    Phase, RunState, TaskId, duration, headline, passed_again, run_tests, source_words, task_words,
+};
 use yew::prelude::*;
 
 use super::{failures, log, parts, task, tasks};
@@ -35,8 +37,10 @@ pub(crate) fn view(model: &Model, page: &RunPage, send: &Callback<Msg>) -> Html 
             <div class="columns">
                 <div class="overview">
                     if page.task.is_none() {
-                        { view_first_bad(page, state) }
-                        { failures::view(model, page, send) }
+                        if !failures::tells(page) {
+                            { view_first_bad(page, state) }
+                        }
+                        { failures::view(model, page, state, send) }
                     }
                     { tasks::view(model, page, state, send) }
                 </div>
@@ -160,11 +164,21 @@ fn view_bar(state: &RunState) -> Html {
     }
 }
 
-/// The first failure, impossible to miss.
+/// The end of its output with its colours, where it is the one of which that was asked for.
+pub(super) fn view_tail(page: &RunPage, task: &TaskId) -> Option<Html> {
+    let tail = page.tail.as_ref().filter(|tail| tail.of.task == *task && !tail.lines.is_empty())?;
+    let lines =
+        tail.lines.iter().map(|line| html! { <div>{ log::view_text(line, cut(line).len(), &[]) }</div> });
+    Some(html! {
+        <pre class="tail" tabindex="0" aria-label={format!("the end of the output of {task}")}>{ for lines }</pre>
+    })
+}
+
+/// The first failure, impossible to miss: until it is known what all of them are.
 fn view_first_bad(page: &RunPage, state: &RunState) -> Html {
     let Some(first) = first_bad(state) else { return html! {} };
     let others = state.tasks().filter(|task| is_bad(task.state)).count() - 1;
-    let url = Route::Task { run: page.run, task: first.id.clone(), attempt: None, line: None }.url();
+    let url = Route::latest(page.run, first.id.clone()).url();
     let end = first.attempts.last().and_then(|attempt| attempt.end.as_ref());
     html! {
         <section class={classes!("first-bad", first.state.word())} aria-label="the first that did not pass">
@@ -177,11 +191,7 @@ fn view_first_bad(page: &RunPage, state: &RunState) -> Html {
                 }
             </h2>
             { end.map(parts::problem_of) }
-            if let Some(tail) = page.tail.as_ref().filter(|tail| tail.of.task == first.id && !tail.lines.is_empty()) {
-                <pre class="tail" tabindex="0" aria-label="the end of its output">
-                    { for tail.lines.iter().map(|line| html! { <div>{ log::view_text(line, cut(line).len(), &[]) }</div> }) }
-                </pre>
-            }
+            { view_tail(page, &first.id) }
             <p class="next">
                 <a class="button" href={url}>{ "See its output" }<kbd>{ "f" }</kbd></a>
                 if others > 0 {

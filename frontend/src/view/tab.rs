@@ -6,6 +6,10 @@ use super::parts;
 use crate::model::{Model, Page, Remote, RunsPage, Session};
 
 pub(crate) fn title(model: &Model) -> String {
+    let ours = match (&model.session, &model.project) {
+        (Session::Open, Some(project)) => format!("{project} · bettertest"),
+        (Session::Open | Session::Opening | Session::Closed(_), _) => "bettertest".to_owned(),
+    };
     let words = match (&model.session, &model.page) {
         (Session::Open, Page::Run(page)) => match &page.state {
             Remote::Loaded(state) => {
@@ -14,8 +18,8 @@ pub(crate) fn title(model: &Model) -> String {
             Remote::Loading | Remote::Failed(_) => format!("run {}", page.run),
         },
         (Session::Open, Page::Runs(page)) => match (runs_running(page), newest(page)) {
-            (0, None) => return cut_off(model, "bettertest".to_owned()),
-            (0, Some((word, _))) => return cut_off(model, format!("{} bettertest", sign(word))),
+            (0, None) => return cut_off(model, ours),
+            (0, Some((word, _))) => return cut_off(model, format!("{} {ours}", sign(word))),
             (count, _) => format!("{} {count} running", sign("running")),
         },
         (Session::Open, Page::Doctor(Remote::Loaded(checkup))) => format!("doctor: {}", checkup.headline),
@@ -24,7 +28,7 @@ pub(crate) fn title(model: &Model) -> String {
         (Session::Opening, _) => "logging in".to_owned(),
         (Session::Closed(_), _) => "not logged in".to_owned(),
     };
-    cut_off(model, format!("{words} · bettertest"))
+    cut_off(model, format!("{words} · {ours}"))
 }
 
 /// What a tab says that has lost the boss may be true no more.

@@ -5,7 +5,7 @@ use yew::prelude::*;
 
 use super::{artifacts, log, parts, tests};
 use crate::model::{Model, RunPage, TaskPane};
-use crate::route::Route;
+use crate::route::{Part, Route};
 use crate::update::Msg;
 
 pub(crate) fn view(
@@ -56,8 +56,12 @@ fn view_attempts(page: &RunPage, task: &TaskRun, shown: Option<&Attempt>) -> Htm
         return html! {};
     }
     let links = task.attempts.iter().map(|attempt| {
-        let route =
-            Route::Task { run: page.run, task: task.id.clone(), attempt: Some(attempt.number), line: None };
+        let route = Route::Task {
+            run: page.run,
+            task: task.id.clone(),
+            attempt: Some(attempt.number),
+            part: Part::Whole,
+        };
         let current = shown.is_some_and(|shown| shown.number == attempt.number);
         let word = attempt.end.as_ref().map_or("running", |end| end.verdict.outcome().word());
         html! {

@@ -5,10 +5,11 @@ use common::{TestCounts, TestHistory, TestRun, TestView, duration};
 use yew::prelude::*;
 
 use super::parts;
+use crate::effects::typed;
 use crate::model::{OutputOf, Remote, TaskPane};
-use crate::route::Route;
-use crate::test_list::{Heard, TestFilter};
-use crate::update::Msg;
+use crate::route::{Part, Route};
+use crate::test_list::{Drawn, Heard, TestFilter, WORTH_A_SEARCH};
+use crate::update::{FIND_TEST_ELEMENT, Msg, test_element};
 
 /// Nothing, where nothing told of a test.
 pub(crate) fn view(pane: &TaskPane, send: &Callback<Msg>) -> Html {
@@ -59,19 +60,23 @@ fn view_counts(counts: TestCounts) -> Html {
 }
 
 fn view_filter(pane: &TaskPane, send: &Callback<Msg>) -> Html {
-    let counts = pane.tests.counts();
-    let choices = TestFilter::ALL.into_iter().filter(|filter| match filter {
-        TestFilter::All => counts.failed > 0 || counts.flaky > 0,
-        TestFilter::Failed => counts.failed > 0,
-        TestFilter::Flaky => counts.flaky > 0,
-    });
-    let choices = choices.map(|filter| {
+    let choices = pane.tests.choices().into_iter().map(|filter| {
         html! {
             <button class="quiet" aria-pressed={(pane.tests.filter == filter).to_string()}
                 onclick={parts::on(send, Msg::FilterTests(filter))}>{ filter.word() }</button>
         }
     });
-    html! { <div class="choices" role="group" aria-label="which tests">{ for choices }</div> }
+    let is_long = pane.tests.loaded().is_some_and(|view| view.tests.len() >= WORTH_A_SEARCH);
+    html! {
+        <>
+            <div class="choices" role="group" aria-label="which tests">{ for choices }</div>
+            if is_long {
+                <input id={FIND_TEST_ELEMENT} type="search" placeholder="Search tests" aria-label="search the tests by name"
+                    autocomplete="off" spellcheck="false" value={pane.tests.search.clone()}
+                    oninput={send.reform(|event: InputEvent| Msg::SearchTests(typed(&event)))} />
+            }
+        </>
+    }
 }
 
 /// Of a task that runs: there is nothing to be asked of them yet.
@@ -98,24 +103,33 @@ fn view_heard(heard: &Heard) -> Html {
 }
 
 fn view_stored(pane: &TaskPane, send: &Callback<Msg>) -> Html {
-    let (drawn, more) = pane.tests.drawn();
+    let Drawn { before, tests, after } = pane.tests.drawn();
     let nameless =
         pane.tests.loaded().map_or(0, |view| view.counts.total().saturating_sub(view.tests.len() as u64));
-    let none = drawn.is_empty();
-    let rows = drawn.into_iter().map(|(place, test)| view_test(pane, place, test, send));
+    let none = tests.is_empty();
+    let searched = pane.tests.search.trim();
+    let rows = tests.into_iter().map(|(place, test)| view_test(pane, place, test, send));
     html! {
         <ul class="test-list" aria-label="tests">
-            { for rows }
-            if more > 0 {
-                <li class="more">
-                    <button onclick={parts::on(send, Msg::MoreTests)}>{ "Show more" }</button>
-                    <span class="extent">{ format!("{} more", parts::grouped(more as u64)) }</span>
+            if before > 0 {
+                <li class="more before">
+                    <button onclick={parts::on(send, Msg::EarlierTests)}>{ "Show earlier" }</button>
+                    <span class="extent">{ format!("{} before these", parts::grouped(before as u64)) }</span>
                 </li>
             }
-            if none && pane.tests.filter != TestFilter::All {
+            { for rows }
+            if after > 0 {
+                <li class="more after">
+                    <button onclick={parts::on(send, Msg::LaterTests)}>{ "Show more" }</button>
+                    <span class="extent">{ format!("{} more", parts::grouped(after as u64)) }</span>
+                </li>
+            }
+            if none && !searched.is_empty() {
+                <li class="extent" role="status">{ format!("No {}test has “{searched}” in its name.", pane.tests.filter.before()) }</li>
+            } else if none && pane.tests.filter != TestFilter::All {
                 <li class="extent">{ format!("No test here is {}.", pane.tests.filter.word()) }</li>
             }
-            if nameless > 0 && pane.tests.filter == TestFilter::All {
+            if nameless > 0 && pane.tests.filter == TestFilter::All && searched.is_empty() {
                 <li class="extent">
                     { format!("{} more, counted without a name", parts::grouped(nameless)) }
                 </li>
@@ -128,12 +142,12 @@ fn view_test(pane: &TaskPane, place: usize, test: &TestView, send: &Callback<Msg
     let is_open = pane.tests.open.contains(&place);
     html! {
         <li key={place} class={classes!("test", test.test.outcome.word())}>
-            <button class="row" aria-expanded={is_open.to_string()} onclick={parts::on(send, Msg::ToggleTest(place))}>
+            <button class="row" id={test_element(place)} aria-expanded={is_open.to_string()} onclick={parts::on(send, Msg::ToggleTest(place))}>
                 { view_row(test) }
             </button>
             if is_open {
                 <div class="told">
-                    if let Some(message) = &test.test.message {
+                    if let Some(message) = test.test.message.as_ref().filter(|message| !is_in_stack(test, message)) {
                         <pre class="why" tabindex="0" aria-label="what was wrong">{ message }</pre>
                     }
                     if let Some(stack) = &test.test.stack {
@@ -144,6 +158,11 @@ fn view_test(pane: &TaskPane, place: usize, test: &TestView, send: &Callback<Msg
             }
         </li>
     }
+}
+
+/// Many runners print the one with the other: once is enough.
+fn is_in_stack(test: &TestView, message: &str) -> bool {
+    test.test.stack.as_ref().is_some_and(|stack| stack.contains(message.trim()))
 }
 
 fn view_row(test: &TestView) -> Html {
@@ -220,5 +239,6 @@ fn view_history(shown: Option<&OutputOf>, history: &TestHistory) -> Html {
 }
 
 fn url(history: &TestHistory, run: &TestRun) -> String {
-    Route::Task { run: run.run, task: history.task.clone(), attempt: Some(run.attempt), line: None }.url()
+    let part = Part::Test(history.name.clone());
+    Route::Task { run: run.run, task: history.task.clone(), attempt: Some(run.attempt), part }.url()
 }

@@ -1,6 +1,6 @@
 //! How the workers are: a line where all are well, and what is wrong where one is not.
 
-use common::WorkerView;
+use common::{WorkerView, WorkersView};
 use yew::prelude::*;
 
 use super::parts;
@@ -12,10 +12,7 @@ pub(crate) fn view(page: &RunsPage, send: &Callback<Msg>) -> Html {
     let body = match &page.workers {
         Remote::Loading => html! { <p class="waiting">{ "Asking the workers…" }</p> },
         Remote::Failed(problem) => parts::problem(problem),
-        Remote::Loaded(workers) if workers.is_empty() => {
-            html! { <p class="waiting">{ "Neither the pipedef nor workers.toml names one." }</p> }
-        }
-        Remote::Loaded(workers) => html! { <ul class="workers">{ for workers.iter().map(view_worker) }</ul> },
+        Remote::Loaded(told) => view_workers(told),
     };
     html! {
         <section class="health" aria-labelledby="workers">
@@ -28,6 +25,21 @@ pub(crate) fn view(page: &RunsPage, send: &Callback<Msg>) -> Html {
             </div>
             <div role="status">{ body }</div>
         </section>
+    }
+}
+
+fn view_workers(told: &WorkersView) -> Html {
+    html! {
+        <>
+            if let Some(unread) = &told.unread {
+                { parts::refused("workers.toml cannot be read as it is now", unread) }
+            }
+            if told.workers.is_empty() {
+                <p class="waiting">{ "Neither the pipedef nor workers.toml names one." }</p>
+            } else {
+                <ul class="workers">{ for told.workers.iter().map(view_worker) }</ul>
+            }
+        </>
     }
 }
 

@@ -96,7 +96,7 @@ async fn everybody_can_use_every_page() {
     browser.sees(".run.failed").await;
     browser.is_fine("the list of runs").await;
     goes_to(&format!("/runs/{}", run.number)).await;
-    browser.sees(".first-bad .tail").await;
+    browser.sees(".failures .failure .told").await;
     browser.reads(".failures", "test_x.py::test_two").await;
     browser.is_fine("a run").await;
     let open = "document.querySelectorAll('.failures details').forEach((failure) => (failure.open = true))";

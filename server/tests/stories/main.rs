@@ -27,6 +27,8 @@ mod odd_workers;
 mod openapi;
 mod output;
 mod page;
+mod page_artifacts;
+mod page_tests;
 mod readers;
 mod replayed;
 mod rerun;

@@ -222,7 +222,7 @@ async fn a_second_attempt_and_a_part_say_so_wherever_they_are_shown() {
     browser.sees("section.verdict.passed.qualified").await;
     browser.reads("section.verdict h1", "passed on attempt 2").await;
     browser.reads(".counts", "passed, 2 at a later attempt").await;
-    assert_eq!(browser.client.title().await.unwrap(), "✓ run 1 passed on attempt 2 · bettertest");
+    assert_eq!(browser.client.title().await.unwrap(), "✓ run 1 passed on attempt 2 · project · bettertest");
     browser.client.goto(&format!("{}/runs/1", ci.boss.base)).await.unwrap();
     browser.sees(".task.passed.qualified").await;
     assert_eq!(browser.number("return document.querySelectorAll('.task.qualified').length").await, 2.0);
@@ -237,7 +237,7 @@ async fn a_second_attempt_and_a_part_say_so_wherever_they_are_shown() {
     browser.client.goto(&ci.boss.base).await.unwrap();
     browser.click(".pipeline .names button").await;
     browser.reads("section.verdict h1", "passed (1 of 4 tasks)").await;
-    assert_eq!(browser.client.title().await.unwrap(), "✓ run 3 passed (1 of 4 tasks) · bettertest");
+    assert_eq!(browser.client.title().await.unwrap(), "✓ run 3 passed (1 of 4 tasks) · project · bettertest");
     browser.client.goto(&ci.boss.base).await.unwrap();
     for words in ["passed (1 of 4 tasks)", "passed (3 of 4 tasks)", "passed on attempt 2"] {
         browser.reads(".runs", words).await;
