@@ -28,6 +28,7 @@ pub(super) fn plan(tree: &Tree) -> Option<Plan> {
             "COPY . .".to_owned(),
             "RUN go build ./...".to_owned(),
         ],
+        rebuild_on: ["**/go.mod", "**/go.sum", "go.work*"].map(str::to_owned).to_vec(),
         needs: "go",
         tasks: tasks(module, &tops),
     })

@@ -17,6 +17,8 @@ pub(super) fn plan(tree: &Tree) -> Option<Plan> {
         ]
         .map(str::to_owned)
         .to_vec(),
+        // Nothing is made in the image; it is to be one of something.
+        rebuild_on: vec![file.to_owned()],
         needs: "make, and what the target needs",
         tasks: vec![Task::new(target, format!("make {target}"))],
     })

@@ -36,6 +36,8 @@ struct Plan {
     from: &'static str,
     /// What comes behind FROM and WORKDIR.
     steps: Vec<String>,
+    /// Patterns of the files that the image is made anew for. None: for all of them, as it is more than what it installs.
+    rebuild_on: Vec<String>,
     /// What an image of the user's own has to have.
     needs: &'static str,
     tasks: Vec<Task>,
@@ -87,7 +89,7 @@ pub(crate) fn init(args: &InitArgs) -> Result<String, SetupError> {
         } else {
             format!("cd {} && ", tree::quoted(&args.path.to_string_lossy()))
         };
-        told.line("next", &format!("{go}docker build -t {} . && bettertest run", image::name(&folder)), "");
+        told.line("next", &format!("{go}bettertest run"), "builds the image, then tests");
     }
     Ok(told.0)
 }
@@ -108,7 +110,8 @@ fn write_plan(folder: &Path, plan: &Plan, others: &[String], told: &mut Told) ->
     let has_image = folder.join("Dockerfile").symlink_metadata().is_ok();
     // Only of our own is known where it has the project, over which the files lie as they are when a run begins.
     let at = (!has_image).then_some(image::AT);
-    let text = pipedef::text(&image::name(folder), at, &plan.tasks);
+    let rebuild_on = if has_image { &[] } else { &plan.rebuild_on[..] };
+    let text = pipedef::text(&image::name(folder), at, rebuild_on, &plan.tasks);
     let count = counted(plan.tasks.len(), "task", "tasks that run at once");
     if write(folder, pipedef::FILE, &text)? {
         told.line("wrote", pipedef::FILE, &count);

@@ -17,6 +17,12 @@ pub(super) fn plan(tree: &Tree) -> Option<Plan> {
     let package: Value = serde_json::from_str(&tree.text("package.json")?).ok()?;
     let script = |name: &str| package["scripts"][name].as_str();
     let test = script("test").filter(|test| !test.contains(NO_TEST))?;
+    // What installing runs of the project itself makes files of its files, which an edit has to make anew. Hooks of git
+    // are of no use in an image.
+    let scripts =
+        ["preinstall", "install", "postinstall", "prepublish", "preprepare", "prepare", "postprepare"];
+    let own = scripts.iter().filter_map(|name| script(name)).any(|script| !is_git_hooks(script));
+    let has_scripts = own || tree.has("binding.gyp");
     let manager = Manager::of(tree);
     let files = tree.files().filter(|(path, _)| is_test(path)).count();
     let found = runner(test, "test", &script, 0);
@@ -32,12 +38,16 @@ pub(super) fn plan(tree: &Tree) -> Option<Plan> {
     Some(Plan {
         saw: format!("Node: package.json, {files}, {runner_name}"),
         from: "node:lts-slim",
-        steps: manager.steps(
-            ["preinstall", "install", "postinstall", "prepare"].iter().any(|name| script(name).is_some()),
-        ),
+        steps: manager.steps(has_scripts),
+        rebuild_on: if has_scripts { Vec::new() } else { manager.rebuild_on() },
         needs: "node and what package.json names",
         tasks,
     })
+}
+
+fn is_git_hooks(script: &str) -> bool {
+    let words: Vec<&str> = script.split_whitespace().collect();
+    matches!(words.as_slice(), ["husky"] | ["husky", "install"] | ["husky", "||", "true"])
 }
 
 fn is_test(path: &str) -> bool {
@@ -151,6 +161,15 @@ impl Manager {
             Manager::Pnpm => "pnpm",
         };
         if script == "test" { format!("{name} test") } else { format!("{name} run {script}") }
+    }
+
+    fn rebuild_on(&self) -> Vec<String> {
+        let own: &[&str] = match self {
+            Manager::Npm { .. } => &["package-lock*.json", "npm-shrinkwrap*.json", ".npmrc*"],
+            Manager::Yarn => &["yarn.lock", ".yarnrc*", ".npmrc*"],
+            Manager::Pnpm => &["pnpm-*.yaml", ".pnpmfile*", ".npmrc*"],
+        };
+        ["**/package.json"].iter().chain(own).map(|pattern| (*pattern).to_owned()).collect()
     }
 
     /// `has_scripts`: installing runs code of the project itself.

@@ -7,15 +7,20 @@ use super::Task;
 
 pub(super) const FILE: &str = ".bettertest/pipedef.py";
 
-/// `at`: where the project lies in the image, where that is known.
-pub(super) fn text(image: &str, at: Option<&str>, tasks: &[Task]) -> String {
+/// Of a line, as most formatters of Python have it.
+const WIDTH: usize = 100;
+
+/// `at`: where the project lies in the image, where that is known. `rebuild_on`: of a `Plan`.
+pub(super) fn text(image: &str, at: Option<&str>, rebuild_on: &[String], tasks: &[Task]) -> String {
     let source = at.map_or_else(String::new, |at| format!(", source_at=\"{at}\""));
     let mut text = format!(
         "\"\"\"How this project is tested. `bettertest init` wrote it; from now on it is yours.\"\"\"\n\n\
-         from bettertest import Stage, run\n\n\
+         from bettertest import Stage, build, run\n\n\
          WORKER = \"http://localhost:9009\"\n\
-         IMAGE = \"{image}\"  # docker build -t {image} .\n\n\n\
-         class Tests(Stage):\n"
+         IMAGE = \"{image}\"\n\n\n\
+         class Image(Stage):\n{}\n\n\
+         class Tests(Stage):\n",
+        task_build(rebuild_on)
     );
     let mut taken = HashSet::new();
     for (index, task) in tasks.iter().enumerate() {
@@ -29,6 +34,27 @@ pub(super) fn text(image: &str, at: Option<&str>, tasks: &[Task]) -> String {
         .expect("a String takes everything");
     }
     text
+}
+
+fn task_build(rebuild_on: &[String]) -> String {
+    let patterns: Vec<String> = rebuild_on.iter().map(|pattern| literal(pattern)).collect();
+    let (why, more) = match patterns.join(", ") {
+        none if none.is_empty() => ("Any file that the Dockerfile sees makes a new image.", String::new()),
+        patterns => (
+            "Only these make a new image, or a file that is gone: all others lie over it as they are, by source_at.",
+            format!(", rebuild_on=[{patterns}]"),
+        ),
+    };
+    let call = format!("        build(WORKER, IMAGE{more})");
+    let call = if call.len() <= WIDTH {
+        call
+    } else {
+        let lines: String = patterns.iter().map(|pattern| format!("                {pattern},\n")).collect();
+        format!(
+            "        build(\n            WORKER,\n            IMAGE,\n            rebuild_on=[\n{lines}            ],\n        )"
+        )
+    };
+    format!("    @staticmethod\n    def task_build() -> None:\n        # {why}\n{call}\n")
 }
 
 /// What Python takes behind `task_`.

@@ -1,7 +1,7 @@
 //! A project of Python: its tests are run by pytest, which runs those of unittest too. A task for each file or folder
 //! of tests, in groups where there are many, and one for all that is not named.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::tree::{Part, Tree, groups, quoted};
 use super::{Plan, TASKS, Task, counted};
@@ -39,6 +39,19 @@ const PLUGINS: [(&str, &str); 5] = [
 /// What makes a version from git, which is not in the image.
 const FROM_GIT: [&str; 4] = ["setuptools_scm", "setuptools-scm", "hatch-vcs", "hatch_vcs"];
 
+/// Where a version may stand that an installed project has for good.
+const VERSIONS: [&str; 3] = ["**/__init__.py", "**/*version*", "**/__about__.py"];
+
+/// Endings of what is compiled when a project is installed, and files that say how.
+const COMPILED: [&str; 15] =
+    ["c", "cc", "cpp", "cxx", "cu", "f", "f90", "go", "h", "hpp", "proto", "pxd", "pxi", "pyx", "rs"];
+const COMPILERS: [&str; 4] = ["CMakeLists.txt", "meson.build", "Cargo.toml", "Cargo.lock"];
+
+/// With these, installing runs code of the project, which may make files of any of its files.
+const HOOKS: [&str; 5] =
+    ["build.hooks", "backend-path", "build.py", "[tool.pdm.build]", "build-system.hooks"];
+const SETUP_HOOKS: [&str; 4] = ["cmdclass", "cffi_modules", "subprocess", "os.system"];
+
 pub(super) fn plan(tree: &Tree) -> Option<Plan> {
     let mark = tree.first(&MARKS)?;
     let tests: Vec<(&str, u64)> = tree.files().filter(|(path, _)| is_test(path)).collect();
@@ -53,7 +66,8 @@ pub(super) fn plan(tree: &Tree) -> Option<Plan> {
             saw.push_str(&format!(", {file}"));
         }
     }
-    Some(Plan { saw, from: "python:3-slim", steps: steps(tree, &needs), needs: "pytest", tasks })
+    let (steps, rebuild_on) = (steps(tree, &needs), rebuild_on(tree, &needs));
+    Some(Plan { saw, from: "python:3-slim", steps, rebuild_on, needs: "pytest", tasks })
 }
 
 fn is_test(path: &str) -> bool {
@@ -244,6 +258,50 @@ fn steps(tree: &Tree, needs: &Needs) -> Vec<String> {
         steps.push(format!("RUN pip install --no-cache-dir --editable {project}"));
     }
     steps
+}
+
+/// What `steps` installs, and of what. An editable install has the project's own files; but what it is called, needs and
+/// offers is of the day on which it was made, and so is what was compiled.
+fn rebuild_on(tree: &Tree, needs: &Needs) -> Vec<String> {
+    let mut patterns = BTreeSet::new();
+    for file in &needs.files {
+        // With its neighbours, which it may name.
+        patterns.insert(match file.split_once('/') {
+            Some((folder, name)) if name.contains("requirements") => format!("{folder}/*requirements*"),
+            Some(_) | None => "*requirements*".to_owned(),
+        });
+    }
+    let pyproject = tree.text("pyproject.toml").unwrap_or_default();
+    if is_installed(tree) {
+        let setup = tree.text("setup.py").unwrap_or_default();
+        if HOOKS.iter().any(|hook| pyproject.contains(hook))
+            || SETUP_HOOKS.iter().any(|hook| setup.contains(hook))
+        {
+            return Vec::new();
+        }
+        patterns.extend(["pyproject*.toml", "setup.*", "*requirements*"].map(str::to_owned));
+        let is_fixed = |table: &toml::Table| {
+            table.get("project").is_some_and(|project| project.get("version").is_some())
+        };
+        if !tree.toml("pyproject.toml").as_ref().is_some_and(is_fixed) {
+            patterns.extend(VERSIONS.map(str::to_owned));
+        }
+        let names = tree.files().map(|(path, _)| path.rsplit('/').next().unwrap_or(path));
+        for name in names {
+            match name.rsplit_once('.') {
+                Some((_, ending)) if COMPILED.contains(&ending) => patterns.insert(format!("**/*.{ending}")),
+                Some(_) if COMPILERS.contains(&name) => patterns.insert(format!("**/{name}")),
+                Some(_) | None => false,
+            };
+        }
+    } else if needs.group.is_some() {
+        patterns.insert("pyproject.toml".to_owned());
+    }
+    // Where it installs nothing of the project, the image is to be one of something.
+    if patterns.is_empty() {
+        patterns.extend(tree.first(&MARKS).map(str::to_owned));
+    }
+    patterns.into_iter().collect()
 }
 
 /// A pyproject.toml may be there for the settings of tools alone.

@@ -32,7 +32,9 @@ pub(super) fn plan(tree: &Tree) -> Option<Plan> {
     }
     let mut steps = vec!["COPY . .".to_owned()];
     steps.push(format!("RUN {}", builds.join(" \\\n    && ")));
-    Some(Plan { saw, from: "rust:slim", steps, needs: "cargo", tasks })
+    let rebuild_on =
+        ["**/Cargo.toml", "**/Cargo.lock", "rust-toolchain*", ".cargo/*"].map(str::to_owned).to_vec();
+    Some(Plan { saw, from: "rust:slim", steps, rebuild_on, needs: "cargo", tasks })
 }
 
 /// The crates below this folder that have a name, with how much code they have. Those which the workspace leaves
