@@ -1,8 +1,8 @@
 //! The tests of a task, heard while it runs, asked for when it has ended, and what one does with the list.
 
 use common::{
-    RunFact, RunNumber, TestCounts, TestHistory, TestOutcome, TestResult, TestRun, TestView, TestsView,
-    Verdict,
+    Reason, RunFact, RunNumber, TestCounts, TestHistory, TestOutcome, TestResult, TestRun, TestView,
+    TestsView, Verdict,
 };
 
 use super::story::{Story, problem, task};
@@ -304,4 +304,24 @@ fn a_run_counts_the_tests_of_its_tasks_and_is_not_plainly_green_with_a_flaky_one
     }
     assert!(html.contains("class=\"verdict passed qualified\""), "{html}");
     assert_eq!(html.matches("class=\"task passed qualified\"").count(), 1);
+}
+
+/// In the list of tasks, where there is room for one thing: how many failed, or else how it ended.
+#[test]
+fn a_task_that_was_cancelled_while_tests_failed_says_that_it_was_cancelled() {
+    for (reason, word) in [(Reason::CommandFailed, "1 failed, 2 passed"), (Reason::CancelAsked, "cancelled")]
+    {
+        let mut story = Story::of_run_7();
+        story.starts("TestUnit.models", 1);
+        story.says(RunFact::TaskEnded {
+            task: task("TestUnit.models"),
+            attempt: 1,
+            verdict: Verdict::Not(reason),
+            took_ms: 1_500,
+            problem: None,
+            tests: Some(TestCounts { failed: 1, passed: 2, ..TestCounts::default() }),
+        });
+        let row = story.html_from("id=\"task-TestUnit.models\"", "</a>");
+        assert!(row.contains(&format!("<span class=\"word\">{word}</span>")), "{row}");
+    }
 }

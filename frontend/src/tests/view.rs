@@ -74,6 +74,17 @@ fn a_task_is_a_mark_a_name_a_word_and_a_time() {
 }
 
 #[test]
+fn a_task_that_never_began_says_why() {
+    let mut story = Story::is_red();
+    story.goes_to("/runs/7/TestWeb.login");
+    assert!(
+        story
+            .html()
+            .contains("It was skipped, as a stage before it did not pass, so it has printed nothing.")
+    );
+}
+
+#[test]
 fn a_running_task_counts_and_says_what_it_waits_for() {
     let mut story = Story::of_run_7();
     story.starts("TestUnit.models", 1);

@@ -3,7 +3,7 @@
 //! There can be thousands. So this is a component of its own, with no state, only so that it is not drawn again
 //! for every line of output that arrives beside it.
 
-use common::{RunState, StepState, TaskId, TaskRun, TaskState, TestCounts, task_words};
+use common::{Outcome, RunState, StepState, TaskId, TaskRun, TaskState, TestCounts, task_words};
 use std::rc::Rc;
 use yew::prelude::*;
 
@@ -87,7 +87,10 @@ fn short_words(task: &TaskRun) -> String {
         TaskState::Running => doing(task).to_owned(),
         TaskState::Ended(verdict) => match task.tests() {
             Some(tests) if verdict.passed() => words_of_tests(task, tests),
-            Some(tests) if tests.failed > 0 => TestCounts { skipped: 0, ..tests }.words(),
+            // Of what ended otherwise, how it ended says more than how far it came.
+            Some(tests) if tests.failed > 0 && verdict.outcome() == Outcome::Failed => {
+                TestCounts { skipped: 0, ..tests }.words()
+            }
             Some(_) | None if verdict.passed() => task_words(task),
             Some(_) | None => verdict.outcome().word().replace('_', " "),
         },

@@ -1,6 +1,6 @@
 //! One task: its attempts, the steps of the one that is shown, and that one's output.
 
-use common::{Attempt, RunState, StepRun, StepState, TaskRun, duration, task_words};
+use common::{Attempt, RunState, SkipReason, StepRun, StepState, TaskRun, TaskState, duration, task_words};
 use yew::prelude::*;
 
 use super::{artifacts, log, parts, tests};
@@ -84,7 +84,7 @@ fn view_attempt(
     let Some(attempt) = attempt else {
         let words = match (pane.attempt, task.state) {
             (Some(number), _) => format!("There is no attempt {number} of this task."),
-            (None, common::TaskState::Skipped(_)) => "It was skipped, so there is no output.".to_owned(),
+            (None, TaskState::Skipped(why)) => format!("{}, so it has printed nothing.", skipped(why)),
             (None, _) => "It has not started yet. Its output will appear here.".to_owned(),
         };
         return html! { <p class="empty">{ words }</p> };
@@ -100,6 +100,15 @@ fn view_attempt(
             { artifacts::view(page.run, &task.id, attempt) }
             { log::view(model, pane, attempt, send) }
         </>
+    }
+}
+
+fn skipped(why: SkipReason) -> &'static str {
+    match why {
+        SkipReason::EarlierStage => "It was skipped, as a stage before it did not pass",
+        SkipReason::Cancelled => "It was skipped, as the run was cancelled before it began",
+        SkipReason::NotSelected => "It was not selected: this run is of a part of the pipeline",
+        SkipReason::Abandoned => "It was skipped, as what carried the run ended before it began",
     }
 }
 

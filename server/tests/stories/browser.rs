@@ -3,6 +3,8 @@
 use fantoccini::wd::{Capabilities, WebDriverCompatibleCommand};
 use fantoccini::{Client, ClientBuilder, Locator};
 use hyper_util::client::legacy::connect::HttpConnector;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use reqwest::{Method, Url};
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Stdio};
@@ -26,6 +28,11 @@ struct Driver(Child);
 
 impl Drop for Driver {
     fn drop(&mut self) {
+        // Where a test has failed, its browser is still open, and nobody else would ever close it.
+        for browser in self.children() {
+            // One that has ended by now needs no signal.
+            let _has_ended = kill(browser, Signal::SIGTERM);
+        }
         // Where it has ended already there is nothing left to end.
         drop(self.0.kill());
         drop(self.0.wait());
@@ -33,6 +40,19 @@ impl Drop for Driver {
 }
 
 impl Driver {
+    /// The processes that it has started, from whichever of its threads.
+    fn children(&self) -> Vec<Pid> {
+        let threads =
+            std::fs::read_dir(format!("/proc/{}/task", self.0.id())).into_iter().flatten().flatten();
+        let of_each =
+            threads.map(|thread| std::fs::read_to_string(thread.path().join("children")).unwrap_or_default());
+        let all: Vec<String> = of_each.collect();
+        all.iter()
+            .flat_map(|pids| pids.split_whitespace())
+            .filter_map(|pid| Some(Pid::from_raw(pid.parse().ok()?)))
+            .collect()
+    }
+
     /// With the port that it has chosen.
     fn start() -> (Driver, String) {
         let mut heard = String::new();
