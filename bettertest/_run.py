@@ -111,6 +111,7 @@ def run(
     entrypoint: bool = False,
     source_at: Optional[str] = None,
     allow_no_tests: bool = False,
+    only_tests: Optional[str] = None,
     artifacts: Optional[Sequence[str]] = None,
     junit: Union[str, Sequence[str], None] = None,
     check: bool = True,
@@ -136,9 +137,14 @@ def run(
     entrypoint        run the command through the image's ENTRYPOINT instead of replacing it
     source_at         absolute path in the container: the project's files, as they were when the run began, lie there
     allow_no_tests    True: a test runner that says that it ran no test does not make the task fail
+    only_tests        the command that runs some tests only, such as `pytest {tests}`; see below
     artifacts         files to keep, whatever the exit code, such as `["report/**", "*.xml"]`; below workdir, or absolute
     junit             JUnit XML that the command writes, `report.xml` or a list of such: what it says of tests is shown
     check             False: an exit code other than 0 is returned, not raised. Nothing else is let through
+
+    `only_tests` is for `bettertest rerun --failed-tests`, which runs it instead of the command, with the names of the tests
+    that had failed where `{tests}` stands: `python -m pytest -v {tests}`, `cargo test -- --exact {tests}`. Runners that
+    take an expression get one at `{tests:regex}`: `go test -run {tests:regex} ./...`, `npx jest -t {tests:regex}`.
 
     Raises CommandFailed, StepTimedOut, StepCancelled, SpecRefused, WorkerUnreachable or EngineFault (all of them
     BettertestError), and TypeError for arguments of the wrong type. Uncaught, it ends the task; so it does when it
@@ -174,6 +180,7 @@ def run(
         # No part of a spec on the wire: the boss, which has the source, says which tree lies there.
         "source_at": source_at,
         "allow_no_tests": allow_no_tests or None,
+        "only_tests": only_tests,
         "artifacts": patterns_of("artifacts", artifacts),
         "junit": patterns_of("junit", [junit] if isinstance(junit, str) else junit),
     }
@@ -271,7 +278,7 @@ def _env(env: Optional[Mapping[str, str]]) -> Optional[dict[str, str]]:
 def _check_types(worker: str, spec: dict[str, Any]) -> None:
     """Refuses what JSON cannot carry, or would carry as something else. The rest is for the worker to judge."""
     for name, value in (("worker", worker), *spec.items()):
-        if name in ("worker", "image", "workdir", "user", "network", "source_at"):
+        if name in ("worker", "image", "workdir", "user", "network", "source_at", "only_tests"):
             fits, kind = isinstance(value, str), "a string"
         elif name in ("entrypoint", "allow_no_tests"):
             fits, kind = isinstance(value, bool), "True or False"

@@ -85,11 +85,14 @@ def test_run_asks_as_the_samples_do_and_takes_their_answers() -> None:
         _build.build("http://localhost:9009", "myproject-test")
     with suppress(SpecRefused):
         _build.build("http://localhost:9009", "myproject-test", rebuild_on=("pyproject.toml", "**/requirements*.txt"))
+    with suppress(SpecRefused):
+        _run.run("http://localhost:9009", **sample("step_spec_only_tests"))
     assert asked[0] == sample("descriptor_step_asked")
     assert asked[2] == sample("descriptor_step_asked_source")
     assert asked[3] == sample("descriptor_step_asked_build")
     assert asked[4] == sample("descriptor_step_asked_build_rebuild_on")
     assert asked[1]["spec"] == options
+    assert asked[5]["spec"] == sample("step_spec_only_tests")
 
 
 def test_the_messages_have_the_shape_of_the_samples(tmp_path: Path) -> None:

@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Phase, Reason, RunNumber, RunSource, RunState, SkipReason, StartedBy, StepId, TaskId, TaskState,
-    TestCounts, Verdict,
+    Phase, Reason, RunNumber, RunSource, RunState, SkipReason, SomeTests, StartedBy, StepId, TaskId,
+    TaskState, TestCounts, Verdict,
 };
 
 /// What went wrong and what to do next; the body of every refusal, and a part of `task_ended`.
@@ -34,14 +34,27 @@ impl Problem {
     }
 }
 
-/// The body of `POST /api/runs` and `POST /api/runs/{n}/rerun`.
+/// The body of `POST /api/runs`.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct OnlyTasks {
-    /// Null for all (of a re-run: all that did not pass).
+    /// Null for all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub only: Option<Vec<TaskId>>,
+}
+
+/// The body of `POST /api/runs/{n}/rerun`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct Rerun {
+    /// Null for all that did not pass.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub only: Option<Vec<TaskId>>,
+    /// Of these the tests alone that had failed, where their runner can be asked for them; else all of the task.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub failed_tests: bool,
 }
 
 /// The answer to `POST /api/runs`.
@@ -125,6 +138,9 @@ pub struct AttemptView {
     pub took_ms: Option<u64>,
     pub problem: Option<Problem>,
     pub steps: usize,
+    /// Where it ran only some tests: it does not pass then, however these end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub some_tests: Option<SomeTests>,
     /// How its tests ended, where a test runner spoke.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tests: Option<TestCounts>,
@@ -178,6 +194,7 @@ impl TaskView {
             took_ms: attempt.end.as_ref().map(|end| end.took_ms),
             problem: attempt.end.as_ref().and_then(|end| end.problem.clone()),
             steps: attempt.steps.len(),
+            some_tests: attempt.some_tests(),
             tests: attempt.end.as_ref().and_then(|end| end.tests),
         });
         TaskView {

@@ -21,6 +21,7 @@ mod build;
 mod checkup;
 mod frames;
 mod names;
+mod only_tests;
 mod output;
 mod packet;
 mod pipeline;
@@ -34,7 +35,7 @@ mod verdict;
 mod words;
 
 pub use api::{
-    BossView, Health, OnlyTasks, Page, Problem, RunCreated, RunSummary, RunView, StepView, TaskView,
+    BossView, Health, OnlyTasks, Page, Problem, Rerun, RunCreated, RunSummary, RunView, StepView, TaskView,
     WorkerView, WorkersView,
 };
 pub use artifact::{Artifact, Artifacts, AttemptArtifacts, StepArtifacts, is_path};
@@ -42,6 +43,7 @@ pub use build::Build;
 pub use checkup::{Check, CheckState, Checkup};
 pub use frames::{FRAMES_TOLD, Frame, frames};
 pub use names::{BadName, RunKey, RunNumber, Seq, StepId, TaskId, step_id};
+pub use only_tests::{OnlyTests, SomeTests, TaskAgain, command_for};
 pub use output::{Bytes, Mark, OutputMark, Stream};
 pub use packet::{
     CHANGES_TOLD, ChangedFiles, FailedTest, Failure, NewLine, PACKET_BYTES, Packet, TESTS_TOLD, TOLD, failed,
@@ -51,7 +53,7 @@ pub use run::{
     Attempt, AttemptEnd, IllegalTransition, Phase, RunEvent, RunFact, RunSource, RunState, StageRun,
     StartedBy, StepRun, StepState, TaskRun, TaskState,
 };
-pub use runner::{StepTests, TestListener, Tests};
+pub use runner::{Runner, StepTests, TestListener, Tests};
 pub use source::{
     BadManifest, BlobId, BlobsStored, Changes, Entry, EntryMode, Manifest, MissingBlobs, SourceAt, TreeId,
 };

@@ -6,10 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use crate::{
-    Artifacts, Pipeline, Problem, Reason, RunKey, RunNumber, Seq, SkipReason, StepEnd, StepEvent, StepId,
-    StepSpec,
+    Artifacts, OnlyTests, Pipeline, Problem, Reason, RunKey, RunNumber, Seq, SkipReason, SomeTests, StepEnd,
+    StepEvent, StepId, StepSpec, TaskAgain, TaskId, TestCounts, Verdict,
 };
-use crate::{TaskId, TestCounts, Verdict};
 
 /// One fact in a run's log.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -50,6 +49,9 @@ pub enum RunFact {
         step: StepId,
         worker: String,
         spec: Box<StepSpec>,
+        /// It runs only some tests of what this step of an earlier attempt was asked for.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        instead_of: Option<StepId>,
     },
     /// What the worker said of a step. Its `output` is not in the log but in the attempt's output file.
     Step {
@@ -89,6 +91,9 @@ pub enum RunFact {
     /// New attempts of these tasks begin.
     RerunStarted {
         only: Vec<TaskId>,
+        /// Where only the tests are wanted that had failed: what that comes to, for each task that has run before.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        failed_tests: Vec<TaskAgain>,
     },
     RunEnded {
         #[serde(flatten)]
@@ -179,6 +184,8 @@ pub struct TaskRun {
     pub state: TaskState,
     /// Only the last can be unended. Earlier ones never change again.
     pub attempts: Vec<Attempt>,
+    /// What of its tests the next attempt is for, where it is not for all of them without a word.
+    pub again: Option<TaskAgain>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -194,6 +201,7 @@ pub struct Attempt {
     /// Counted from 1.
     pub number: u32,
     pub started_at_ms: u64,
+    pub again: Option<TaskAgain>,
     /// In the order in which they were asked for.
     pub steps: Vec<StepRun>,
     /// It will end so, once its steps have: nothing more is asked for.
@@ -214,6 +222,8 @@ pub struct StepRun {
     pub id: StepId,
     pub worker: String,
     pub spec: StepSpec,
+    /// It runs only some tests of what this step of an earlier attempt was asked for.
+    pub instead_of: Option<StepId>,
     pub state: StepState,
     /// When it was asked for, and when its end was known, in the order of the log.
     pub asked: Seq,
@@ -283,7 +293,9 @@ impl RunState {
             }
             (RunFact::RunStarted { .. }, _) => return Err("the run has already started".to_owned()),
             (_, Phase::Unborn) => return Err("the run has not started".to_owned()),
-            (RunFact::RerunStarted { only }, Phase::Ended(_)) => return self.begin_again(only),
+            (RunFact::RerunStarted { only, failed_tests }, Phase::Ended(_)) => {
+                return self.begin_again(only, failed_tests);
+            }
             (RunFact::RerunStarted { .. }, _) => return Err("the run is still running".to_owned()),
             (_, Phase::Ended(_)) => return Err("the run has ended".to_owned()),
             (_, Phase::Running) => {}
@@ -306,13 +318,14 @@ impl RunState {
                 found.attempts.push(Attempt {
                     number: next,
                     started_at_ms: at_ms,
+                    again: found.again.take(),
                     steps: Vec::new(),
                     ending: None,
                     end: None,
                 });
                 Ok(())
             }
-            RunFact::StepAsked { task, attempt, step, worker, spec } => {
+            RunFact::StepAsked { task, attempt, step, worker, spec, instead_of } => {
                 let asked = Seq(self.last_seq.0 + 1);
                 let running = self.running(task, *attempt)?;
                 if running.ending.is_some() {
@@ -321,10 +334,14 @@ impl RunState {
                 if running.steps.iter().any(|known| known.id == *step) {
                     return Err(format!("step {step} was asked for before"));
                 }
+                if let Some(other) = instead_of {
+                    running.may_be_instead_of(other)?;
+                }
                 running.steps.push(StepRun {
                     id: step.clone(),
                     worker: worker.clone(),
                     spec: (**spec).clone(),
+                    instead_of: instead_of.clone(),
                     state: StepState::Asked,
                     asked,
                     ended: None,
@@ -436,6 +453,7 @@ impl RunState {
                     line: task.line,
                     state: TaskState::Pending,
                     attempts: Vec::new(),
+                    again: None,
                 })
                 .collect(),
         });
@@ -452,7 +470,7 @@ impl RunState {
         Ok(())
     }
 
-    fn begin_again(&mut self, only: &[TaskId]) -> Result<(), String> {
+    fn begin_again(&mut self, only: &[TaskId], failed_tests: &[TaskAgain]) -> Result<(), String> {
         let mut places = Vec::new();
         for id in only {
             let place = *self.places.get(id).ok_or_else(|| format!("there is no task {id}"))?;
@@ -464,8 +482,20 @@ impl RunState {
         if places.is_empty() {
             return Err("a re-run of no task".to_owned());
         }
+        for again in failed_tests {
+            let task = self.task(&again.task).filter(|task| only.contains(&task.id));
+            let task = task.ok_or_else(|| format!("{} is no part of this re-run", again.task))?;
+            let asked = |step: &StepId| {
+                task.attempts.iter().flat_map(|attempt| &attempt.steps).any(|known| known.id == *step)
+            };
+            if let Some(stranger) = again.steps.iter().find(|only| !asked(&only.step)) {
+                return Err(format!("{} has asked for no step {}", again.task, stranger.step));
+            }
+        }
         for (s, t) in places {
-            self.stages[s].tasks[t].state = TaskState::Pending;
+            let task = &mut self.stages[s].tasks[t];
+            task.state = TaskState::Pending;
+            task.again = failed_tests.iter().find(|again| again.task == task.id).cloned();
         }
         self.phase = Phase::Running;
         self.reruns += 1;
@@ -591,6 +621,37 @@ impl TaskState {
 }
 
 impl Attempt {
+    /// Which tests alone this step ran, where it ran only some.
+    pub fn only_tests(&self, step: &StepRun) -> Option<&OnlyTests> {
+        let instead_of = step.instead_of.as_ref()?;
+        self.again.as_ref()?.steps.iter().find(|only| only.step == *instead_of)
+    }
+
+    /// Whether it failed by tests that may be run alone.
+    pub fn has_tests_to_run_alone(&self) -> bool {
+        let failed = |step: &&StepRun| matches!(&step.state, StepState::Ended(end) if !end.verdict.passed());
+        let by_tests = self.end.as_ref().is_some_and(|end| {
+            end.verdict == Verdict::Not(Reason::CommandFailed)
+                && end.tests.is_some_and(|tests| tests.failed > 0)
+        });
+        by_tests && self.steps.iter().filter(failed).all(|step| step.spec.only_tests.is_some())
+    }
+
+    /// How many tests it ran alone, where it ran only some.
+    pub fn some_tests(&self) -> Option<SomeTests> {
+        SomeTests::of(self.steps.iter().filter_map(|step| self.only_tests(step)))
+    }
+
+    fn may_be_instead_of(&self, other: &StepId) -> Result<(), String> {
+        if !self.again.iter().flat_map(|again| &again.steps).any(|only| only.step == *other) {
+            return Err(format!("nobody wanted only some tests of step {other}"));
+        }
+        if self.steps.iter().any(|step| step.instead_of.as_ref() == Some(other)) {
+            return Err(format!("some tests of step {other} run already"));
+        }
+        Ok(())
+    }
+
     /// `passed` needs at least one step, and that the worker has recorded a true end of each.
     fn may_pass(&self) -> Result<(), String> {
         if self.ending.is_some() {
@@ -600,6 +661,9 @@ impl Attempt {
             return Err("it ran nothing".to_owned());
         }
         for step in &self.steps {
+            if step.instead_of.is_some() {
+                return Err(format!("step {} ran only some tests", step.id));
+            }
             match &step.state {
                 StepState::Ended(end) if end.verdict.outcome() == crate::Outcome::Errored => {
                     return Err(format!("step {} errored", step.id));

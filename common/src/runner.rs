@@ -17,6 +17,7 @@ use std::collections::HashSet;
 
 use crate::{Stream, TestCounts, TestResult};
 use found::Found;
+pub(crate) use found::LONGEST_NAME;
 use lines::Lines;
 
 /// What is known of the tests of something.
@@ -86,10 +87,27 @@ struct Runners {
     tap: tap::Tap,
 }
 
+/// What ran tests, as far as it matters for how it is asked for some of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum Runner {
+    Pytest,
+    Unittest,
+    /// Also nextest.
+    Cargo,
+    Go,
+    /// `node --test`, jest and vitest.
+    Javascript,
+    Tap,
+}
+
 /// What one step's output told.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct StepTests {
     pub tests: Tests,
+    /// Which runner named the tests; None where none did, or several.
+    pub runner: Option<Runner>,
     /// A test runner spoke, and by its own count it ran, and skipped, nothing.
     pub ran_none: bool,
 }
@@ -110,20 +128,27 @@ impl TestListener {
             lines.end(|line| self.runners.line(line));
         }
         let Runners { pytest, unittest, cargo, go, javascript, tap } = self.runners;
-        let found = [
-            pytest.finish(),
-            unittest.finish(),
-            cargo.finish(),
-            go.finish(),
-            javascript.finish(),
-            tap.finish(),
-        ];
+        let (runners, found): (Vec<Runner>, Vec<Found>) = [
+            (Runner::Pytest, pytest.finish()),
+            (Runner::Unittest, unittest.finish()),
+            (Runner::Cargo, cargo.finish()),
+            (Runner::Go, go.finish()),
+            (Runner::Javascript, javascript.finish()),
+            (Runner::Tap, tap.finish()),
+        ]
+        .into_iter()
+        .unzip();
+        let mut naming = runners.into_iter().zip(&found).filter(|(_, found)| found.has_named());
+        let runner = match (naming.next(), naming.next()) {
+            (Some((runner, _)), None) => Some(runner),
+            (Some(_), Some(_)) | (None, _) => None,
+        };
         let has_spoken = found.iter().any(|found| found.has_closed);
         let has_run = found.iter().any(|found| found.ran_uncounted);
         let tests = found.into_iter().map(Found::tests).fold(Tests::default(), Tests::and);
         let ran_none =
             has_spoken && !has_run && tests.counts == TestCounts::default() && tests.results.is_empty();
-        StepTests { tests, ran_none }
+        StepTests { tests, runner, ran_none }
     }
 }
 

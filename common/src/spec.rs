@@ -5,6 +5,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
 
+use crate::only_tests;
 use crate::{Artifacts, Build, SourceAt, StepId, TreeId};
 
 /// A field left out means "the worker's default"; a field unknown to us is refused by name.
@@ -59,6 +60,9 @@ pub struct StepSpec {
     /// A test runner that runs no test is all right. For the boss; no worker is told of it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub allow_no_tests: bool,
+    /// The command that runs some tests only, with `{tests}` or `{tests:regex}` where their names go. For the boss, too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub only_tests: Option<String>,
     /// Files that lie over the image's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<Box<SourceAt>>,
@@ -143,6 +147,7 @@ impl StepSpec {
             output_cap_bytes: None,
             entrypoint: false,
             allow_no_tests: false,
+            only_tests: None,
             source: None,
             artifacts: Vec::new(),
             junit: Vec::new(),
@@ -229,6 +234,9 @@ impl StepSpec {
         if self.shm_bytes.is_some_and(|bytes| bytes < 4096 || bytes > i64::MAX as u64) {
             return problem("shm_bytes", "has to be at least 4096");
         }
+        if let Some(what) = self.wrong_template() {
+            return problem("only_tests", what);
+        }
         if let Some(what) = Artifacts::wrong_patterns(&self.artifacts) {
             return problem("artifacts", &what);
         }
@@ -236,6 +244,16 @@ impl StepSpec {
             return problem("junit", &what);
         }
         self.source.as_ref().map_or(Ok(()), |source| source.check())
+    }
+
+    fn wrong_template(&self) -> Option<&'static str> {
+        let template = self.only_tests.as_deref()?;
+        match &self.command {
+            Command::Shell(_) => only_tests::wrong_template(template),
+            Command::Exec(_) | Command::Build { .. } => {
+                Some("goes with a command that is a string for /bin/sh -c, as it is one itself")
+            }
+        }
     }
 
     /// A build has no container of its own, to which these could apply.

@@ -160,6 +160,9 @@ pub struct TestRun {
     pub took_ms: Option<u64>,
     /// When the attempt ended.
     pub at_ms: u64,
+    /// Without most of the other tests of its task.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub only_some: bool,
     /// Of a run that has a source: what was checked out, and which files it was in the end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub commit: Option<String>,

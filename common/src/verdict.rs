@@ -64,6 +64,8 @@ reasons! {
     CommandFailed = "command_failed" => Failed,
     /// The command ended with exit code 0, and its test runner said that it ran no test.
     NoTests = "no_tests" => Failed,
+    /// All that was run again has passed, but that was not all of the task's tests.
+    OnlySomeTests = "only_some_tests" => Failed,
     /// The pipedef raised an exception.
     Raised = "raised" => Failed,
     /// The worker refused what the pipedef asked for.

@@ -59,6 +59,7 @@ Examples:
   bettertest rerun                 what did not pass in the last run of this folder
   bettertest rerun 7               in run 7
   bettertest rerun --task models   of that, one task
+  bettertest rerun --failed-tests  of that, the tests that had failed
   bettertest rerun last ../shop    in the last run of another folder";
 
 const SHOW_EXAMPLES: &str = "\
@@ -317,6 +318,9 @@ pub(crate) struct RerunArgs {
     /// The project: its folder, or its pipedef
     #[arg(default_value = ".")]
     pub(crate) path: PathBuf,
+    /// Of these only the tests that had failed, where their commands have only_tests: quick, and never green
+    #[arg(long)]
+    pub(crate) failed_tests: bool,
     #[command(flatten)]
     pub(crate) how: HowToRun,
 }

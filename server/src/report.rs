@@ -120,6 +120,23 @@ impl Report {
             let words = plain(&format!("on {}", common::source_words(source)));
             lines.push_str(&format!("{}\n", self.dim(&words)));
         }
+        lines + &self.failed_tests(run)
+    }
+
+    /// Which tests are run alone, and why all of a task is.
+    fn failed_tests(&self, run: &RunState) -> String {
+        let all: Vec<_> = run.tasks().filter_map(|task| task.again.as_ref()).collect();
+        let told = all.iter().take(TOLD_IN_FULL).map(|again| {
+            // What failed is named as the user's tests are.
+            format!("{}\n", self.dim(&plain(&format!("{}: {}", again.task, again.words()))))
+        });
+        let mut lines: String = told.collect();
+        if all.len() > TOLD_IN_FULL {
+            lines.push_str(&format!(
+                "{}\n",
+                self.dim(&format!("and {} more tasks", all.len() - TOLD_IN_FULL))
+            ));
+        }
         lines
     }
 
@@ -135,7 +152,10 @@ impl Report {
                 let Some(ended) = run.task(task) else { return String::new() };
                 let mut text = String::new();
                 if self.lists_all || ended.state != TaskState::Ended(Verdict::Passed) {
-                    let tests = ended.tests().map(|tests| tests.words()).unwrap_or_default();
+                    let mut tests = ended.tests().map(|tests| tests.words()).unwrap_or_default();
+                    if let Some(some) = ended.attempts.last().and_then(common::Attempt::some_tests) {
+                        tests = format!("{}: {tests}", some.words());
+                    }
                     let (words, took) = (task_words(ended), duration(*took_ms));
                     text = self.line(ended.state, &words, &took, &task.to_string(), &tests);
                 }
@@ -281,7 +301,13 @@ impl Report {
         let mut text =
             format!("{}\n{}", self.not_passed(run, packet), self.two(&painted, columns(&words), &counted));
         if verdict != Verdict::Passed {
-            let again = format!("what did not pass, again as it was: {next}");
+            let has_failed = |task: &TaskRun| {
+                task.state != TaskState::Ended(Verdict::Passed)
+                    && task.attempts.last().is_some_and(common::Attempt::has_tests_to_run_alone)
+            };
+            let alone =
+                if run.tasks().any(has_failed) { "; --failed-tests: only the tests that failed" } else { "" };
+            let again = format!("what did not pass, again as it was: {next}{alone}");
             let mended = match run.source {
                 Some(_) => format!("after a change: {anew} --only-failed"),
                 None => AFTER_A_CHANGE.to_owned(),

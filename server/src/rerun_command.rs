@@ -1,7 +1,7 @@
 //! `bettertest rerun`: new attempts of what did not pass in an earlier run of this project, on the texts that the
 //! run has stored, told in the terminal as `bettertest run` tells of a run.
 
-use common::{Phase, Problem, Reason, RunKey, RunNumber, RunState, TaskId};
+use common::{Phase, Problem, Reason, Rerun, RunKey, RunNumber, RunState, TaskId};
 use std::path::{Path, PathBuf};
 
 use crate::boss::{self, Python, Runs, RunsError, Workers};
@@ -21,7 +21,8 @@ pub(crate) async fn rerun(args: RerunArgs) -> Result<u8, SetupError> {
         () = &mut interrupted => return Ok(watch::exit_interrupted()),
     };
     let Ready { ground, before, only } = ready;
-    ground.runs.rerun(before.number, Some(only)).await.map_err(unreadable)?;
+    let wanted = Rerun { only: Some(only), failed_tests: args.failed_tests };
+    ground.runs.rerun(before.number, wanted).await.map_err(unreadable)?;
     Ok(ground.watch(before.number, before, &args.how, interrupted).await)
 }
 

@@ -91,7 +91,8 @@ fn past_line(run: &TestRun, paint: Paint) -> String {
     let of = format!("run {}{attempt}", run.run);
     // The name of a commit is git's, of a tree ours: only where there is no commit it is of use to anybody.
     let source = run.commit.as_ref().or(run.tree.as_ref()).map_or("", |id| id.get(..10).unwrap_or(id));
-    let line = format!("  {of:<18} {}  {}", standing(run.outcome, run.took_ms, paint), plain(source));
+    let some = if run.only_some { "  (some tests alone)" } else { "" };
+    let line = format!("  {of:<18} {}  {}{some}", standing(run.outcome, run.took_ms, paint), plain(source));
     format!("{}\n", line.trim_end())
 }
 

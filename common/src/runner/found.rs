@@ -6,7 +6,8 @@ use super::Tests;
 use crate::{TestCounts, TestOutcome, TestResult};
 
 const MOST_RESULTS: usize = 20_000;
-const LONGEST_NAME: usize = 500;
+/// A name that is longer is cut, and so no name of any test.
+pub(crate) const LONGEST_NAME: usize = 500;
 const LONGEST_MESSAGE: usize = 2_000;
 pub(super) const LONGEST_STACK: usize = 8_000;
 /// All messages and stacks together; later ones are left out.
@@ -46,6 +47,10 @@ impl Found {
         self.by_name.insert(name.to_owned(), self.results.len());
         let name = name.to_owned();
         self.results.push(TestResult { name, outcome, took_ms, message: None, stack: None });
+    }
+
+    pub(super) fn has_named(&self) -> bool {
+        !self.results.is_empty()
     }
 
     /// From here on a name is another test's than before.

@@ -96,7 +96,7 @@ impl Pytest {
         let failed = line.strip_prefix("FAILED ").map(|rest| (TestOutcome::Failed, rest));
         let told = failed.or_else(|| Some((TestOutcome::Errored, line.strip_prefix("ERROR ")?)));
         let Some((outcome, rest)) = told else { return };
-        let (name, message) = rest.split_once(" - ").map_or((rest, None), |(name, why)| (name, Some(why)));
+        let (name, message) = name_and_message(rest);
         let short = short_of(name);
         let said = self.blocks.iter().find(|(title, ..)| {
             let title = title.strip_prefix("ERROR at setup of ").unwrap_or(title);
@@ -141,6 +141,15 @@ impl Pytest {
 
     pub(super) fn finish(self) -> Found {
         self.found
+    }
+}
+
+/// A parameter may have a dash of its own, so that the name of a test with parameters ends with its bracket.
+fn name_and_message(rest: &str) -> (&str, Option<&str>) {
+    let ends = |(at, _): &(usize, &str)| !rest[..*at].contains('[') || rest[..*at].ends_with(']');
+    match rest.match_indices(" - ").find(ends) {
+        Some((at, dash)) => (&rest[..at], Some(&rest[at + dash.len()..])),
+        None => (rest, None),
     }
 }
 

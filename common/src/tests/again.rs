@@ -31,19 +31,19 @@ impl Story {
         self.0.apply(&event).unwrap();
     }
 
-    /// The next attempt of a task ends so.
-    fn attempt(&mut self, task: &str, verdict: Verdict) -> &mut Story {
-        let task = id(task);
-        let attempt = self.0.task(&task).unwrap().attempts.len() as u32 + 1;
-        let step = StepId::try_from(format!("{}-{attempt}", task)).unwrap();
-        self.tell(RunFact::TaskStarted { task: task.clone(), attempt });
-        self.tell(RunFact::StepAsked {
-            task: task.clone(),
-            attempt,
-            step: step.clone(),
-            worker: "http://w".to_owned(),
-            spec: Box::new(StepSpec::new("image", Command::Shell("true".to_owned()))),
-        });
+    fn refused(&mut self, fact: RunFact) -> String {
+        let event = RunEvent { seq: Seq(self.0.last_seq.0 + 1), at_ms: 5, fact };
+        let before = self.0.clone();
+        let refused = self.0.apply(&event).unwrap_err();
+        assert_eq!(self.0, before);
+        refused.why
+    }
+
+    fn step_ends(&mut self, task: &str, attempt: u32, step: &str) {
+        self.said(&id(task), attempt, &StepId::try_from(step.to_owned()).unwrap(), 0);
+    }
+
+    fn said(&mut self, task: &TaskId, attempt: u32, step: &StepId, exit_code: u8) {
         let said = [
             StepEvent::Started {
                 container: String::new(),
@@ -52,7 +52,7 @@ impl Story {
                 engine_why: None,
             },
             StepEvent::Exited {
-                exit_code: if verdict.passed() { 0 } else { 1 },
+                exit_code,
                 oom: false,
                 took_ms: 1,
                 signal: None,
@@ -66,6 +66,23 @@ impl Story {
             let (task, step) = (task.clone(), step.clone());
             self.tell(RunFact::Step { task, attempt, step, position, said });
         }
+    }
+
+    /// The next attempt of a task ends so.
+    fn attempt(&mut self, task: &str, verdict: Verdict) -> &mut Story {
+        let task = id(task);
+        let attempt = self.0.task(&task).unwrap().attempts.len() as u32 + 1;
+        let step = StepId::try_from(format!("{}-{attempt}", task)).unwrap();
+        self.tell(RunFact::TaskStarted { task: task.clone(), attempt });
+        self.tell(RunFact::StepAsked {
+            task: task.clone(),
+            attempt,
+            step: step.clone(),
+            worker: "http://w".to_owned(),
+            spec: Box::new(StepSpec::new("image", Command::Shell("true".to_owned()))),
+            instead_of: None,
+        });
+        self.said(&task, attempt, &step, if verdict.passed() { 0 } else { 1 });
         self.tell(RunFact::TaskEnded { task, attempt, verdict, took_ms: 1, problem: None, tests: None });
         self
     }
@@ -86,7 +103,7 @@ impl Story {
         match self.0.to_run_again(only.as_deref()) {
             Ok(tasks) => {
                 let names: Vec<String> = tasks.iter().map(TaskId::to_string).collect();
-                self.tell(RunFact::RerunStarted { only: tasks });
+                self.tell(RunFact::RerunStarted { only: tasks, failed_tests: Vec::new() });
                 names.join(" ")
             }
             Err(problem) => problem.error,
@@ -194,4 +211,64 @@ fn what_a_cancel_left_out_passes_after_a_re_run() {
         run.attempt(other, Verdict::Passed);
     }
     assert_eq!(run.ends(), "passed after a re-run");
+}
+
+/// Its failed tests alone: what comes of it is never a green one, and only what was wanted can be asked for.
+#[test]
+fn an_attempt_of_some_tests_cannot_pass() {
+    let mut run = failed_in_its_first_stage();
+    let first = StepId::try_from("One.a-1".to_owned()).unwrap();
+    let only = |step: &StepId| OnlyTests {
+        step: step.clone(),
+        runner: Runner::Pytest,
+        tests: vec!["a.py::t".to_owned()],
+        of: 12,
+    };
+    let again = |task: &str, step: &StepId| RunFact::RerunStarted {
+        only: ids(&["One.a", "Two.c"]),
+        failed_tests: vec![TaskAgain { task: id(task), steps: vec![only(step)], whole: None }],
+    };
+    let asked = |attempt, n: u32, instead_of: Option<&StepId>| RunFact::StepAsked {
+        task: id("One.a"),
+        attempt,
+        step: StepId::try_from(format!("again-{attempt}-{n}")).unwrap(),
+        worker: "http://w".to_owned(),
+        spec: Box::new(StepSpec::new("image", Command::Shell("true".to_owned()))),
+        instead_of: instead_of.cloned(),
+    };
+    let stranger = StepId::try_from("nobody".to_owned()).unwrap();
+    assert_eq!(run.refused(again("One.a", &stranger)), "One.a has asked for no step nobody");
+    assert_eq!(run.refused(again("One.b", &first)), "One.b is no part of this re-run");
+    run.tell(again("One.a", &first));
+    run.tell(RunFact::TaskStarted { task: id("One.a"), attempt: 2 });
+    assert_eq!(run.refused(asked(2, 1, Some(&stranger))), "nobody wanted only some tests of step nobody");
+    run.tell(asked(2, 1, Some(&first)));
+    assert!(run.refused(asked(2, 2, Some(&first))).contains("run already"));
+    run.step_ends("One.a", 2, "again-2-1");
+    let ended = |attempt, verdict| RunFact::TaskEnded {
+        task: id("One.a"),
+        attempt,
+        verdict,
+        took_ms: 1,
+        problem: None,
+        tests: None,
+    };
+    assert_eq!(
+        run.refused(ended(2, Verdict::Passed)),
+        "One.a cannot have passed: step again-2-1 ran only some tests"
+    );
+    let some = run.0.task(&id("One.a")).unwrap().attempts[1].some_tests().unwrap();
+    assert_eq!((some.tests, some.of, some.words()), (1, 12, "1 of 12 tests".to_owned()));
+    run.tell(ended(2, Verdict::Not(Reason::OnlySomeTests)));
+    run.skip("Two.c", SkipReason::EarlierStage);
+    assert_eq!(run.ends(), "failed: only_some_tests");
+
+    // The attempt after that is one of all tests, until somebody asks anew.
+    assert_eq!(run.again(Some(&["One.a"])), "One.a Two.c");
+    run.tell(RunFact::TaskStarted { task: id("One.a"), attempt: 3 });
+    assert!(run.refused(asked(3, 1, Some(&first))).starts_with("nobody wanted"));
+    run.tell(asked(3, 1, None));
+    run.step_ends("One.a", 3, "again-3-1");
+    run.tell(ended(3, Verdict::Passed));
+    assert_eq!(run.words("One.a"), "passed on attempt 3");
 }

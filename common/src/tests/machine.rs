@@ -85,7 +85,8 @@ fn any_fact() -> impl Strategy<Value = RunFact> {
         }),
         6 => (any_task(), attempt.clone()).prop_map(|(task, attempt)| RunFact::TaskStarted { task, attempt }),
         6 => (any_task(), attempt.clone(), any_step()).prop_map(move |(task, attempt, step)| {
-            RunFact::StepAsked { task, attempt, step, worker: "http://w".to_owned(), spec: Box::new(spec()) }
+            let worker = "http://w".to_owned();
+            RunFact::StepAsked { task, attempt, step, worker, spec: Box::new(spec()), instead_of: None }
         }),
         12 => (any_task(), attempt.clone(), any_step(), 0..40u64, any_said()).prop_map(
             |(task, attempt, step, position, said)| RunFact::Step { task, attempt, step, position, said }
@@ -106,7 +107,10 @@ fn any_fact() -> impl Strategy<Value = RunFact> {
         }),
         2 => any_task().prop_map(|task| RunFact::TaskSkipped { task, why: SkipReason::EarlierStage }),
         1 => Just(RunFact::CancelAsked),
-        1 => prop::collection::vec(any_task(), 0..3).prop_map(|only| RunFact::RerunStarted { only }),
+        1 => prop::collection::vec(any_task(), 0..3).prop_map(|only| {
+            let failed_tests = Vec::new();
+            RunFact::RerunStarted { only, failed_tests }
+        }),
         4 => any_verdict().prop_map(|verdict| RunFact::RunEnded { verdict }),
     ]
 }

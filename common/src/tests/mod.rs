@@ -1,5 +1,6 @@
 mod again;
 mod machine;
+mod only_tests;
 mod packet;
 mod runners;
 mod source;

@@ -41,6 +41,7 @@ fn samples_read_and_write_the_same() {
     same_both_ways::<WorkersView>("workers_view");
     same_both_ways::<BossView>("boss_view");
     same_both_ways::<OnlyTasks>("only_tasks");
+    same_both_ways::<Rerun>("rerun");
     same_both_ways::<Checkup>("checkup");
     same_both_ways::<MissingBlobs>("missing_blobs");
     same_both_ways::<BlobsStored>("blobs_stored");
@@ -141,6 +142,17 @@ fn refusals_name_the_field() {
     }
     assert_eq!(spec(&|s| s.artifacts = vec!["x".to_owned(); 33]), Err("artifacts"));
     assert_eq!(spec(&|s| s.junit = keep("../x.xml")), Err("junit"));
+    let template = |template: &str| Some(template.to_owned());
+    for good in ["pytest {tests}", "go test -run {tests:regex} ./...", "{tests} {tests}"] {
+        assert_eq!(spec(&|s| s.only_tests = template(good)), Ok(()), "{good}");
+    }
+    for bad in ["pytest", "pytest {test}", "pytest {tests:words}", "a {tests} {tests:regex}"] {
+        assert_eq!(spec(&|s| s.only_tests = template(bad)), Err("only_tests"), "{bad}");
+    }
+    let list = |s: &mut StepSpec| {
+        (s.command, s.only_tests) = (Command::Exec(vec!["pytest".to_owned()]), template("pytest {tests}"));
+    };
+    assert_eq!(spec(&list), Err("only_tests"));
     let source = |at: &str| Some(Box::new(SourceAt { tree: TreeId::of(b""), at: at.to_owned() }));
     assert_eq!(spec(&|s| s.source = source("/app")), Ok(()));
     assert_eq!(spec(&|s| s.source = source("app")), Err("source"));

@@ -56,7 +56,7 @@ fn it_is_asked_for_once_the_run_has_ended_and_forgotten_when_it_goes_on() {
     assert!(story.effects.contains(&Effect::FetchPacket(RunNumber(7))), "{:?}", story.effects);
     story.happens(Msg::GotPacket(Ok(packet())));
     assert!(story.html().contains("What failed, and why"));
-    story.says(RunFact::RerunStarted { only: vec![task("TestUnit.models")] });
+    story.says(RunFact::RerunStarted { only: vec![task("TestUnit.models")], failed_tests: Vec::new() });
     // One that was under way tells of what was before.
     story.happens(Msg::GotPacket(Ok(packet())));
     assert!(!story.html().contains("What failed, and why"));

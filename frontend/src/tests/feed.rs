@@ -100,7 +100,10 @@ fn at_rest_the_page_listens_for_a_re_run() {
     assert_eq!(story.happens(Msg::RunChanged(summary.clone())), [Effect::Still]);
     summary.verdict = None;
     assert_eq!(story.happens(Msg::RunChanged(summary)), [from(last)]);
-    story.says(RunFact::RerunStarted { only: vec![task("TestUnit.models"), task("TestWeb.login")] });
+    story.says(RunFact::RerunStarted {
+        only: vec![task("TestUnit.models"), task("TestWeb.login")],
+        failed_tests: Vec::new(),
+    });
     assert_eq!(ticking(&story.model), Some(100));
 }
 
@@ -151,7 +154,10 @@ fn a_re_run_goes_on_in_the_same_log() {
     assert_eq!(story.run_page().asked, Some(Asked::Rerun));
     let last = seq(&story);
     assert_eq!(story.happens(Msg::Answered(Ok(()))), [from(last)]);
-    story.says(RunFact::RerunStarted { only: vec![task("TestUnit.models"), task("TestWeb.login")] });
+    story.says(RunFact::RerunStarted {
+        only: vec![task("TestUnit.models"), task("TestWeb.login")],
+        failed_tests: Vec::new(),
+    });
     story.passes("TestUnit.models", 2, 3);
     story.passes("TestWeb.login", 1, 4);
     story.says(RunFact::RunEnded { verdict: Verdict::Passed });

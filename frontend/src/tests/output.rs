@@ -124,7 +124,7 @@ fn small_movements_draw_nothing_new() {
 fn a_re_run_shows_the_new_attempt_unless_an_older_one_was_asked_for() {
     let mut story = Story::is_red();
     story.goes_to("/runs/7/TestUnit.models");
-    story.says(RunFact::RerunStarted { only: vec![task("TestUnit.models")] });
+    story.says(RunFact::RerunStarted { only: vec![task("TestUnit.models")], failed_tests: Vec::new() });
     assert!(story.starts("TestUnit.models", 2).contains(&open(2, 0)));
     assert!(story.goes_to("/runs/7/TestUnit.models?attempt=1").contains(&open(1, 0)));
     story.steps("TestUnit.models", 2, 3, "false");

@@ -87,6 +87,7 @@ impl Story {
             step: step(n),
             worker,
             spec: Box::new(spec),
+            instead_of: None,
         });
         let started = StepEvent::Started {
             container: "c".to_owned(),

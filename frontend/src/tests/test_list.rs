@@ -108,6 +108,7 @@ fn the_worst_stands_first_and_unfolds_to_what_was_wrong_and_how_it_was_before() 
         outcome,
         took_ms: Some(number),
         at_ms: 0,
+        only_some: false,
         commit: Some("0123456789abcdef".to_owned()),
         tree: None,
     };

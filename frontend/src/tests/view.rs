@@ -96,6 +96,7 @@ fn a_running_task_counts_and_says_what_it_waits_for() {
         step: id,
         worker,
         spec: Box::new(spec),
+        instead_of: None,
     });
     let word = |story: &Story| story.html_from("<li class=\"task running", "</li>");
     assert!(word(&story).contains(r#"<span class="word">running</span>"#));
@@ -379,7 +380,10 @@ fn standing_when_passed(attempt: u32) -> (String, &'static str) {
     let mut story = Story::of_run_7();
     if attempt > 1 {
         story = Story::is_red();
-        story.says(RunFact::RerunStarted { only: vec![task("TestUnit.models"), task("TestWeb.login")] });
+        story.says(RunFact::RerunStarted {
+            only: vec![task("TestUnit.models"), task("TestWeb.login")],
+            failed_tests: Vec::new(),
+        });
     } else {
         story.passes("TestUnit.views", 1, 10);
     }
@@ -392,7 +396,10 @@ fn standing_when_passed(attempt: u32) -> (String, &'static str) {
 #[test]
 fn what_passed_at_a_later_attempt_is_not_plainly_passed() {
     let mut story = Story::is_red();
-    story.says(RunFact::RerunStarted { only: vec![task("TestUnit.models"), task("TestWeb.login")] });
+    story.says(RunFact::RerunStarted {
+        only: vec![task("TestUnit.models"), task("TestWeb.login")],
+        failed_tests: Vec::new(),
+    });
     story.passes("TestUnit.models", 2, 11);
     story.passes("TestWeb.login", 1, 12);
     story.says(RunFact::RunEnded { verdict: Verdict::Passed });

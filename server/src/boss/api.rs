@@ -5,7 +5,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use common::{BossView, OnlyTasks, Pipeline, RunCreated, RunNumber, RunView, Seq, StartedBy, TaskId};
+use common::{BossView, OnlyTasks, Pipeline, Rerun, RunCreated, RunNumber, RunView, Seq, StartedBy, TaskId};
 use futures_util::{Stream, StreamExt as _};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -208,10 +208,10 @@ pub(super) async fn cancel(
 pub(super) async fn rerun(
     State(api): State<Api>,
     Segments(run): Segments<String>,
-    Sent(wanted): Sent<OnlyTasks>,
+    Sent(wanted): Sent<Rerun>,
 ) -> Result<Response, Refusal> {
     let run = number(&run)?;
-    api.runs.rerun(run, wanted.only).await?;
+    api.runs.rerun(run, wanted).await?;
     json(StatusCode::OK, &RunView::of(&api.runs.state(run).await?))
 }
 

@@ -102,6 +102,7 @@ pub(super) fn to_store(
             commit: source.and_then(|source| source.commit.clone()),
             tree: tree.map(str::to_owned),
             ended_at_ms,
+            only_some: of.some_tests().is_some(),
             results: tests.results,
             omitted: tests.omitted,
         };

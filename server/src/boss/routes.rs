@@ -5,8 +5,8 @@ use axum::extract::DefaultBodyLimit;
 use axum::middleware::{from_fn, from_fn_with_state};
 use bytes::Bytes;
 use common::{
-    AttemptArtifacts, BossView, Checkup, OnlyTasks, OutputMark, Packet, Page, Pipeline, RunCreated, RunEvent,
-    RunSummary, RunView, TestHistory, TestsView, WorkersView,
+    AttemptArtifacts, BossView, Checkup, OnlyTasks, OutputMark, Packet, Page, Pipeline, Rerun, RunCreated,
+    RunEvent, RunSummary, RunView, TestHistory, TestsView, WorkersView,
 };
 use serde_json::json;
 use std::sync::LazyLock;
@@ -118,7 +118,7 @@ fn guarded() -> Routes<Api> {
                 Operation::new("rerun", "Runs again what did not pass"),
                 Content::json::<RunView>(),
             ))
-            .body::<OnlyTasks>()
+            .body::<Rerun>()
             .refusing(&[409, 415]),
         )
         .get(

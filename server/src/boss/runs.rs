@@ -6,6 +6,7 @@ mod builders;
 mod clock;
 mod counts;
 mod drive;
+mod failed_tests;
 mod keep;
 mod log;
 mod orphans;
@@ -16,7 +17,7 @@ mod source;
 mod step;
 
 use common::{
-    AttemptArtifacts, Page, Phase, Pipeline, Problem, Reason, RunEvent, RunFact, RunKey, RunNumber,
+    AttemptArtifacts, Page, Phase, Pipeline, Problem, Reason, Rerun, RunEvent, RunFact, RunKey, RunNumber,
     RunSource, RunState, RunSummary, Seq, SkipReason, StartedBy, TaskId, WorkerView, WorkersView,
 };
 use std::collections::hash_map::Entry;
@@ -246,13 +247,15 @@ impl Runs {
     }
 
     /// New attempts of the tasks of an ended run that did not pass.
-    pub(crate) async fn rerun(&self, number: RunNumber, only: Option<Vec<TaskId>>) -> Result<(), RunsError> {
+    pub(crate) async fn rerun(&self, number: RunNumber, wanted: Rerun) -> Result<(), RunsError> {
         let not_now = |error: String, hint: &str| RunsError::NotNow(Problem::new(error, hint));
         let state = self.state(number).await?;
         if self.all.draining.load(Ordering::SeqCst) {
             return Err(RunsError::ShuttingDown);
         }
-        let only = state.to_run_again(only.as_deref()).map_err(RunsError::NotNow)?;
+        let only = state.to_run_again(wanted.only.as_deref()).map_err(RunsError::NotNow)?;
+        let failed_tests =
+            if wanted.failed_tests { self.failed_tests(&state, &only).await } else { Vec::new() };
         let code = code_of(self.all.store.pipedef(number).await?);
         let run = Arc::new(Run {
             all: self.all.clone(),
@@ -273,7 +276,7 @@ impl Runs {
         }
         // Not to be given up half-way, even where the one who asked for it does not wait.
         let begun = tokio::spawn(async move {
-            let appended = run.log.append(RunFact::RerunStarted { only }).await;
+            let appended = run.log.append(RunFact::RerunStarted { only, failed_tests }).await;
             match appended {
                 Ok(_) => run.all.clone().drive(run),
                 Err(_) => run.all.leave(&run),

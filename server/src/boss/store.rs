@@ -30,6 +30,7 @@ const STEPS: &[&str] = &[
     include_str!("store/0003_retention.sql"),
     include_str!("store/0004_sums.sql"),
     include_str!("store/0005_tests.sql"),
+    include_str!("store/0006_some_tests.sql"),
 ];
 
 /// Changes of runs are counted, and their removals with them: no number comes twice.

@@ -44,6 +44,7 @@ fn facts(run: RunNumber, key: RunKey) -> Vec<RunFact> {
             step: step.clone(),
             worker,
             spec: Box::new(spec),
+            instead_of: None,
         };
         facts.push(asked);
         let started = StepEvent::Started {
@@ -72,7 +73,7 @@ fn facts(run: RunNumber, key: RunKey) -> Vec<RunFact> {
     facts.push(RunFact::RunEnded { verdict: verdict_of(run) });
     if run.0.is_multiple_of(6) {
         let task = TaskId::new("One", "b");
-        facts.push(RunFact::RerunStarted { only: vec![task.clone()] });
+        facts.push(RunFact::RerunStarted { only: vec![task.clone()], failed_tests: Vec::new() });
         facts.push(RunFact::TaskSkipped { task, why: SkipReason::EarlierStage });
         facts.push(RunFact::RunEnded { verdict: verdict_of(run) });
     }
@@ -105,6 +106,7 @@ fn tests_of(run: RunNumber, fact: &RunFact) -> Option<AttemptTests> {
         commit: Some("c0ffee".to_owned()),
         tree: Some("7ree".to_owned()),
         ended_at_ms: 7,
+        only_some: true,
         results,
         omitted: 0,
     })

@@ -32,6 +32,7 @@ async fn record(
         commit: None,
         tree: Some(format!("tree{ground}")),
         ended_at_ms: 9,
+        only_some: false,
         results,
         omitted,
     };
@@ -132,6 +133,7 @@ async fn what_is_kept_of_tests_is_bounded_small_and_gone_with_its_run() {
             commit: None,
             tree: None,
             ended_at_ms: 9,
+            only_some: false,
             // The names of one run are no other's, as hostile ones are.
             results: if number < 3 { results.clone() } else { vec![result(&format!("of {number}"), Passed)] },
             omitted,

@@ -144,7 +144,7 @@ async fn a_filled_store_is_copied_and_then_brought_to_this_version() {
     assert_eq!(store.pipedef(RunNumber(500)).await.unwrap().python, None);
     some_run(&store, 1).await;
     drop(store);
-    assert_eq!(integrity(&path), ("ok".to_owned(), 5, 501));
+    assert_eq!(integrity(&path), ("ok".to_owned(), 6, 501));
     assert_eq!(integrity(&folder.path().join("runs.sqlite.1")), ("ok".to_owned(), 1, 500));
     assert!(!folder.path().join("runs.sqlite.1.draft").exists());
     // And only once.
@@ -163,7 +163,7 @@ async fn several_that_start_at_once_migrate_once() {
             scope.spawn(|| drop(Store::open(&path).unwrap()));
         }
     });
-    assert_eq!(integrity(&path), ("ok".to_owned(), 5, 50));
+    assert_eq!(integrity(&path), ("ok".to_owned(), 6, 50));
 }
 
 /// The run's last event; where `again`, the first of a re-run after it.
@@ -173,7 +173,11 @@ pub(super) async fn append(store: &Store, run: RunNumber, seq: u64, again: bool)
         state.apply(&serde_json::from_str(&json)?).unwrap();
     }
     let ended = RunFact::RunEnded { verdict: state.verdict_now() };
-    let fact = if again { RunFact::RerunStarted { only: vec![TaskId::new("One", "t0")] } } else { ended };
+    let fact = if again {
+        RunFact::RerunStarted { only: vec![TaskId::new("One", "t0")], failed_tests: Vec::new() }
+    } else {
+        ended
+    };
     let event = RunEvent { seq: Seq(seq), at_ms: 8, fact };
     state.apply(&event).unwrap();
     appended(store, run, event, Some(RunSummary::of(&state))).await

@@ -16,6 +16,7 @@ mod codes;
 mod command;
 mod disk;
 mod doctor;
+mod failed_tests;
 mod forked;
 mod history;
 mod init;

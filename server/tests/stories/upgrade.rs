@@ -145,7 +145,7 @@ async fn a_run_of_an_older_boss_goes_on() {
     let step = step_id(&RunKey::from_random(1), &task, 1, &worker, &spec, 0);
     let facts = vec![
         RunFact::TaskStarted { task: task.clone(), attempt: 1 },
-        RunFact::StepAsked { task, attempt: 1, step, worker, spec: Box::new(spec) },
+        RunFact::StepAsked { task, attempt: 1, step, worker, spec: Box::new(spec), instead_of: None },
     ];
     Old::at(&store).run(1, pipeline, &pipedef, &std::fs::read_to_string(&pipedef).unwrap(), facts);
     ci.boss = Ci::start_boss(ci.folder.path());

@@ -4,8 +4,8 @@
 //! by id, and hears what the log or the worker says of it; a call that is new is a new step.
 
 use common::{
-    Mark, Problem, Reason, RunFact, RunState, StepEnd, StepId, StepRun, StepSpec, StepState, StepTests,
-    TaskId, TaskState, TestCounts, Verdict, step_id,
+    Command, Mark, Problem, Reason, RunFact, RunState, StepEnd, StepId, StepRun, StepSpec, StepState,
+    StepTests, TaskId, TaskState, TestCounts, Verdict, step_id,
 };
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Run;
 use super::clock::Clock;
+use super::failed_tests::{self, Instead};
 use super::log::{LogError, now_ms};
 use super::replay::Replay;
 use super::source::{another_build, read_spec};
@@ -75,6 +76,10 @@ pub(super) struct Attempt {
     strays: Vec<StepDone>,
     /// How many equal calls there were before, by the id that the first of them got.
     asked: HashMap<StepId, u32>,
+    /// Of these calls some tests alone are wanted.
+    instead: Vec<Instead>,
+    /// The command that ran, where it is not the one that was called for.
+    commands: HashMap<u64, String>,
     queued: watch::Sender<usize>,
     /// How much of what Python printed was kept, and how much was not.
     kept_bytes: usize,
@@ -114,6 +119,7 @@ pub(super) async fn attempt(
     let ((verdict, problem), tests) = match output {
         Ok((output, stored)) => {
             let output = Arc::new(output);
+            let instead = run.log.look(|state| Instead::of(state, &task, number)).await;
             let mut attempt = Attempt {
                 run: run.clone(),
                 task: task.clone(),
@@ -126,6 +132,8 @@ pub(super) async fn attempt(
                 done: BTreeMap::new(),
                 strays: Vec::new(),
                 asked: HashMap::new(),
+                instead,
+                commands: HashMap::new(),
                 queued: watch::channel(0).0,
                 kept_bytes: 0,
                 lost_bytes: 0,
@@ -328,7 +336,11 @@ impl Attempt {
 
     async fn answer(&self, runner: &mut Runner, call: u64) {
         match &self.done[&call] {
-            StepDone::Ended(end) => runner.answer(&Answer::of(call, end)).await,
+            StepDone::Ended(end) => {
+                let mut end = end.clone();
+                end.message = end.message.or_else(|| self.commands.get(&call).cloned());
+                runner.answer(&Answer::of(call, &end)).await;
+            }
             StepDone::Refused(problem) => {
                 runner.answer(&Answer::Refused { call, problem: problem.clone() }).await;
             }
@@ -344,7 +356,7 @@ impl Attempt {
             },
             Err(problem) => Err(problem),
         };
-        let spec = match spec {
+        let mut spec = match spec {
             Ok(spec) => spec,
             Err(problem) => {
                 self.done.insert(call, StepDone::never_asked(problem));
@@ -352,11 +364,17 @@ impl Attempt {
                 return Ok(());
             }
         };
-        let key = &self.run.key;
-        let first = step_id(key, &self.task, self.number, &worker, &spec, 0);
-        let before = self.asked.entry(first).or_default();
-        let id = step_id(key, &self.task, self.number, &worker, &spec, *before);
-        *before += 1;
+        let mut before = self.count(&worker, &spec);
+        let instead = self.instead.iter().position(|instead| instead.is_for(&worker, &spec, before));
+        let instead_of = instead.map(|place| self.instead.swap_remove(place)).map(
+            |Instead { command, instead_of, .. }| {
+                self.commands.insert(call, command.clone());
+                spec.command = Command::Shell(command);
+                before = self.count(&worker, &spec);
+                instead_of
+            },
+        );
+        let id = step_id(&self.run.key, &self.task, self.number, &worker, &spec, before);
         let step = match self.replay.ask_again(&id, call) {
             Some(StepRun { state: StepState::Ended(end), .. }) => {
                 self.done.insert(call, StepDone::of(end));
@@ -370,6 +388,7 @@ impl Attempt {
                     step: id.clone(),
                     worker: worker.clone(),
                     spec: Box::new(spec.clone()),
+                    instead_of,
                 };
                 self.run.log.append(fact).await?;
                 self.step(id, worker, spec, Before::default(), self.cancel.clone())
@@ -377,6 +396,14 @@ impl Attempt {
         };
         self.steps.spawn(async move { (Some(call), step.follow().await) });
         Ok(())
+    }
+
+    /// How many equal calls came before this one.
+    fn count(&mut self, worker: &str, spec: &StepSpec) -> u32 {
+        let first = step_id(&self.run.key, &self.task, self.number, worker, spec, 0);
+        let before = self.asked.entry(first).or_default();
+        *before += 1;
+        *before - 1
     }
 
     /// Python is about to execute a text of the pipedef's folder that discovery did not see.
@@ -488,13 +515,15 @@ impl Run {
         let outputs = self.all.outputs.clone();
         let of_attempt = |state: &RunState| {
             let found = state.task(task).and_then(|task| task.attempts.get(output.attempt as usize - 1));
-            found.map(attempt_tests::reports).unwrap_or_default()
+            found
+                .map(|attempt| (attempt_tests::reports(attempt), failed_tests::some_of(attempt)))
+                .unwrap_or_default()
         };
-        let reports = self.log.look(of_attempt).await;
+        let (reports, some) = self.log.look(of_attempt).await;
         let steps = tokio::task::spawn_blocking(move || attempt_tests::of_steps(&outputs, output, &reports))
             .await
             .unwrap_or_else(|panicked| Err(std::io::Error::other(panicked)));
-        let steps = match steps {
+        let mut steps = match steps {
             Ok(steps) => steps,
             // Whether it ran a test is not known.
             Err(why) if ended.0.passed() => {
@@ -505,11 +534,14 @@ impl Run {
                 return (ended, None);
             }
         };
+        failed_tests::forget_others(&mut steps, &some);
         let ended = if ended.0.passed() {
             self.unless_no_tests(task, output.attempt, &steps, ended).await
         } else {
             ended
         };
+        let ended =
+            if some.is_empty() { ended } else { failed_tests::judged(self.number, &some, &steps, ended) };
         let to_store =
             |state: &RunState| attempt_tests::to_store(state, task, output.attempt, steps, now_ms());
         let Some((mut counts, tests)) = self.log.look(to_store).await else { return (ended, None) };

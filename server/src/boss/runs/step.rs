@@ -175,6 +175,7 @@ impl Step {
         let mut spec = self.spec.clone();
         spec.id = Some(self.id.clone());
         spec.allow_no_tests = false;
+        spec.only_tests = None;
         if spec.build().is_none() {
             spec.image_digest = self.run.pin(&self.worker, &spec.image);
         }

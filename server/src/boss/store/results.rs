@@ -40,6 +40,8 @@ pub(crate) struct AttemptTests {
     pub(crate) commit: Option<String>,
     pub(crate) tree: Option<String>,
     pub(crate) ended_at_ms: u64,
+    /// It ran only some tests of its task.
+    pub(crate) only_some: bool,
     /// The worst first, and bounded.
     pub(crate) results: Vec<TestResult>,
     pub(crate) omitted: u64,
@@ -61,6 +63,7 @@ struct Told {
     commit: Option<String>,
     tree: Option<String>,
     ended_at_ms: u64,
+    only_some: bool,
     omitted: u64,
     results: Vec<u8>,
     failures_sum: Option<i64>,
@@ -201,6 +204,7 @@ impl Store {
                     outcome: worst.outcome,
                     took_ms: worst.took_ms,
                     at_ms: told.ended_at_ms,
+                    only_some: told.only_some,
                     commit: told.commit,
                     tree: told.tree,
                 });
@@ -226,10 +230,11 @@ enum Ground {
 fn history(task: TaskId, name: String, flaky: bool, runs: Vec<TestRun>) -> TestHistory {
     let mut counts = TestCounts { flaky: flaky.into(), ..TestCounts::default() };
     runs.iter().for_each(|run| counts.count(run.outcome, 1));
-    let last_passed = runs.iter().find(|run| run.outcome == TestOutcome::Passed).cloned();
-    let latest_failures = (runs.iter())
-        .skip_while(|run| !run.outcome.is_bad())
-        .take_while(|run| run.outcome != TestOutcome::Passed);
+    // One that passes without the others only is broken all the while.
+    let passed = |run: &&TestRun| run.outcome == TestOutcome::Passed && !run.only_some;
+    let last_passed = runs.iter().find(passed).cloned();
+    let latest_failures =
+        (runs.iter()).skip_while(|run| !run.outcome.is_bad()).take_while(|run| !passed(run));
     let first_failed = latest_failures.filter(|run| run.outcome.is_bad()).last().cloned();
     let failed_percent = (counts.failed * 100).checked_div(counts.failed + counts.passed);
     TestHistory { task, name, flaky, first_failed, last_passed, counts, failed_percent, runs }
@@ -279,13 +284,14 @@ pub(super) fn insert(
         commit: tests.commit.clone(),
         tree: tests.tree.clone(),
         ended_at_ms: tests.ended_at_ms,
+        only_some: tests.only_some,
         omitted: tests.omitted,
         results: pack(&results),
         failures_sum: failures.as_deref().map(sum_of_failures),
     };
     let insert = "INSERT INTO attempt_tests
-         (task, run, attempt, ground, commit_id, tree, ended_at_ms, omitted, results, failures_sum, sum)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
+         (task, run, attempt, ground, commit_id, tree, ended_at_ms, omitted, results, failures_sum, sum, only_some)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)";
     connection.prepare_cached(insert)?.execute(params![
         told.task,
         run.0,
@@ -297,7 +303,8 @@ pub(super) fn insert(
         told.omitted,
         told.results,
         told.failures_sum,
-        told.sum()
+        told.sum(),
+        told.only_some
     ])?;
     if let Some(failures) = failures {
         let insert = "INSERT INTO test_failures (task, run, attempt, failures) VALUES (?1, ?2, ?3, ?4)";
@@ -354,6 +361,7 @@ impl Told {
             commit: row.get("commit_id")?,
             tree: row.get("tree")?,
             ended_at_ms: row.get("ended_at_ms")?,
+            only_some: row.get("only_some")?,
             omitted: row.get("omitted")?,
             results: row.get("results")?,
             failures_sum: row.get("failures_sum")?,
@@ -384,6 +392,10 @@ impl Told {
         sum.bytes(&self.results);
         // One more than it is, as a null is another thing than a 0.
         sum.number(self.failures_sum.map_or(0, |sum| sum.cast_unsigned().wrapping_add(1)));
+        // As what was written before there was this has it.
+        if self.only_some {
+            sum.number(1);
+        }
         sum.end()
     }
 

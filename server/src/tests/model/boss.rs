@@ -128,7 +128,8 @@ impl Boss {
             let again = state.tasks().any(|task| task.attempts.len() > 1);
             let wanted = case.plan.rerun && !again && !verdict.passed();
             let only = state.not_passed();
-            return (wanted && !only.is_empty()).then_some(RunFact::RerunStarted { only });
+            return (wanted && !only.is_empty())
+                .then_some(RunFact::RerunStarted { only, failed_tests: Vec::new() });
         }
         let fine = |state: TaskState| state == TaskState::Ended(Verdict::Passed);
         let mut before_passed = true;

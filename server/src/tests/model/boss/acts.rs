@@ -226,7 +226,14 @@ impl World {
             let (step, spec) = (case.name(id), case.spec(cmd).clone());
             self.append(
                 boss,
-                RunFact::StepAsked { task, attempt: number, step, worker, spec: Box::new(spec) },
+                RunFact::StepAsked {
+                    task,
+                    attempt: number,
+                    step,
+                    worker,
+                    spec: Box::new(spec),
+                    instead_of: None,
+                },
             );
             attempt.following.push(Following {
                 id,
