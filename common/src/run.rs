@@ -585,6 +585,13 @@ impl RunState {
         self.tasks().filter(wanted).map(|task| task.id.clone()).collect()
     }
 
+    /// Whether a task failed by tests that may be run alone.
+    pub fn has_tests_to_run_alone(&self) -> bool {
+        let failed = |task: &&TaskRun| task.state != TaskState::Ended(Verdict::Passed);
+        let mut latest = self.tasks().filter(failed).filter_map(|task| task.attempts.last());
+        latest.any(Attempt::has_tests_to_run_alone)
+    }
+
     /// How many tasks the run has in each state, by the state's word; for headings and lists.
     pub fn counts(&self) -> BTreeMap<&'static str, usize> {
         let mut counts = BTreeMap::new();

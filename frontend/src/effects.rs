@@ -98,6 +98,7 @@ impl Browser {
             | Effect::StartRun { .. }
             | Effect::Cancel(_)
             | Effect::Rerun { .. }
+            | Effect::RerunFailedTests(_)
             | Effect::Probe(_)
             | Effect::FetchMarks(_)
             | Effect::FetchTail(_)

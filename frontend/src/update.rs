@@ -85,6 +85,8 @@ pub(crate) enum Msg {
     WantRerun {
         only: Option<TaskId>,
     },
+    /// Of what did not pass the tests alone that had failed.
+    WantFailedTests,
     Answered(Result<(), Problem>),
     SetFilter(Filter),
     Search(String),
@@ -172,6 +174,7 @@ pub(crate) enum Effect {
         run: RunNumber,
         only: Option<TaskId>,
     },
+    RerunFailedTests(RunNumber),
     Probe(RunNumber),
     /// There is one stream of events at a time: this ends the one before.
     OpenFeed(Feed),
@@ -341,6 +344,7 @@ pub(crate) fn update(model: &mut Model, msg: Msg) -> Vec<Effect> {
         },
         Msg::WantCancel
         | Msg::WantRerun { .. }
+        | Msg::WantFailedTests
         | Msg::Answered(_)
         | Msg::SetFilter(_)
         | Msg::Search(_)

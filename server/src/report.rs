@@ -301,12 +301,11 @@ impl Report {
         let mut text =
             format!("{}\n{}", self.not_passed(run, packet), self.two(&painted, columns(&words), &counted));
         if verdict != Verdict::Passed {
-            let has_failed = |task: &TaskRun| {
-                task.state != TaskState::Ended(Verdict::Passed)
-                    && task.attempts.last().is_some_and(common::Attempt::has_tests_to_run_alone)
+            let alone = if run.has_tests_to_run_alone() {
+                "; --failed-tests: only the tests that failed"
+            } else {
+                ""
             };
-            let alone =
-                if run.tasks().any(has_failed) { "; --failed-tests: only the tests that failed" } else { "" };
             let again = format!("what did not pass, again as it was: {next}{alone}");
             let mended = match run.source {
                 Some(_) => format!("after a change: {anew} --only-failed"),

@@ -69,6 +69,10 @@ async fn answer_to(effect: Effect) -> Result<Option<Msg>, Problem> {
             let body = these(only.map(|task| vec![task]));
             Msg::Answered(done(text(&format!("/api/runs/{run}/rerun"), Some(&body)).await)?)
         }
+        Effect::RerunFailedTests(run) => {
+            let body = r#"{"failed_tests":true}"#;
+            Msg::Answered(done(text(&format!("/api/runs/{run}/rerun"), Some(body)).await)?)
+        }
         Effect::Probe(run) => match done_or_absent(&format!("/api/runs/{run}")).await? {
             Some(problem) => Msg::Probed(Err(problem)),
             None => Msg::Probed(Ok(())),

@@ -199,3 +199,36 @@ fn one_task_that_did_not_pass_runs_again_alone() {
         assert_eq!(story.happens(Msg::WantRerun { only: Some(task(other)) }), [Effect::Still]);
     }
 }
+
+#[test]
+fn failed_tests_run_alone_where_their_runner_can_be_asked_for_them() {
+    let mut story = Story::is_red();
+    assert!(!story.html().contains("Re-run failed tests"));
+    assert_eq!(story.happens(Msg::WantFailedTests), [Effect::Still]);
+
+    let mut story = Story::of_run_7();
+    story.passes("TestUnit.views", 1, 2);
+    story.starts("TestUnit.models", 1);
+    story.steps("TestUnit.models", 1, 1, "pytest");
+    story.exits("TestUnit.models", 1, 1, 1);
+    let tests = Some(common::TestCounts { passed: 5, failed: 1, ..Default::default() });
+    let ended = |attempt, reason| RunFact::TaskEnded {
+        task: task("TestUnit.models"),
+        attempt,
+        verdict: Verdict::Not(reason),
+        took_ms: 1,
+        problem: None,
+        tests,
+    };
+    story.says(ended(1, Reason::CommandFailed));
+    story.says(RunFact::TaskSkipped { task: task("TestWeb.login"), why: common::SkipReason::EarlierStage });
+    story.says(RunFact::RunEnded { verdict: Verdict::Not(Reason::CommandFailed) });
+    assert!(story.html().contains("Re-run failed tests"));
+    assert_eq!(story.happens(Msg::WantFailedTests), [Effect::RerunFailedTests(RUN)]);
+    assert_eq!(story.happens(Msg::WantFailedTests), [Effect::Still], "one thing at a time");
+    story.says(RunFact::RerunStarted { only: vec![task("TestUnit.models")], failed_tests: Vec::new() });
+    story.starts("TestUnit.models", 2);
+    story.says(ended(2, Reason::OnlySomeTests));
+    story.says(RunFact::RunEnded { verdict: Verdict::Not(Reason::OnlySomeTests) });
+    assert!(!story.html().contains("Re-run failed tests"), "now all of it has to say");
+}

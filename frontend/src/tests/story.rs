@@ -79,7 +79,8 @@ impl Story {
 
     /// The first step of an attempt, named by `n`, is asked for and runs.
     pub(super) fn steps(&mut self, id: &str, attempt: u32, n: u32, command: &str) {
-        let spec = StepSpec::new("shop-test", Command::Shell(command.to_owned()));
+        let mut spec = StepSpec::new("shop-test", Command::Shell(command.to_owned()));
+        spec.only_tests = (command == "pytest").then(|| "pytest {tests}".to_owned());
         let worker = "http://localhost:9009".to_owned();
         self.says(RunFact::StepAsked {
             task: task(id),

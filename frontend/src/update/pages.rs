@@ -177,6 +177,7 @@ pub(super) fn update_run(page: &mut RunPage, msg: Msg) -> Vec<Effect> {
     match msg {
         Msg::WantCancel => return cancel(page),
         Msg::WantRerun { only } => return rerun(page, only),
+        Msg::WantFailedTests => return rerun_failed_tests(page),
         Msg::Answered(answer) => {
             let asked = page.asked.take();
             page.refused = answer.err();
@@ -211,6 +212,13 @@ fn rerun(page: &mut RunPage, only: Option<TaskId>) -> Vec<Effect> {
     let Remote::Loaded(state) = &page.state else { return vec![Effect::Still] };
     let possible = state.to_run_again(only.as_ref().map(std::slice::from_ref)).is_ok();
     let effect = Effect::Rerun { run: page.run, only };
+    if possible { ask(page, Asked::Rerun, effect) } else { vec![Effect::Still] }
+}
+
+fn rerun_failed_tests(page: &mut RunPage) -> Vec<Effect> {
+    let Remote::Loaded(state) = &page.state else { return vec![Effect::Still] };
+    let possible = state.has_tests_to_run_alone() && state.to_run_again(None).is_ok();
+    let effect = Effect::RerunFailedTests(page.run);
     if possible { ask(page, Asked::Rerun, effect) } else { vec![Effect::Still] }
 }
 

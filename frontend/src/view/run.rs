@@ -125,12 +125,20 @@ fn view_actions(page: &RunPage, state: &RunState, send: &Callback<Msg>) -> Html 
                 format!("Re-run {}", parts::count(again, "task"))
             };
             html! {
+                <>
                 if again > 0 {
                     <button class="primary" disabled={asked} onclick={parts::on(send, Msg::WantRerun { only: None })}
                         title="new attempts of what did not pass, on the pipedef and images of this run">
                         { words }<kbd>{ "r" }</kbd>
                     </button>
                 }
+                if state.has_tests_to_run_alone() {
+                    <button disabled={asked} onclick={parts::on(send, Msg::WantFailedTests)}
+                        title="quick, and never green: the others do not run again">
+                        { "Re-run failed tests" }
+                    </button>
+                }
+                </>
             }
         }
     }
