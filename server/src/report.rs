@@ -53,6 +53,8 @@ pub(crate) struct Report {
     /// When each running task was first seen, by this process's own clock.
     since: BTreeMap<TaskId, Instant>,
     began: Instant,
+    /// What those that build an image have printed last.
+    builds: BTreeMap<TaskId, String>,
     /// Are tasks that pass listed?
     lists_all: bool,
     /// How many failures were told of as they happened.
@@ -80,6 +82,7 @@ impl Report {
             paint,
             size: (80, 24),
             since: BTreeMap::new(),
+            builds: BTreeMap::new(),
             began: Instant::now(),
             lists_all: true,
             failed: 0,
@@ -369,6 +372,10 @@ impl Report {
         }
     }
 
+    pub(crate) fn hears_builds(&mut self, lines: BTreeMap<TaskId, String>) {
+        self.builds = lines;
+    }
+
     /// What to write so that `lines` are added to what stays, and the lines that change are below them as they are now.
     /// Nothing, where it is too early to draw them anew.
     pub(crate) fn frame(&mut self, lines: &str, run: &RunState) -> String {
@@ -433,7 +440,8 @@ impl Report {
             0 | 1 => String::new(),
             attempts => format!(" (attempt {attempts})"),
         };
-        let (name, doing) = (format!("{}{attempt}", task.id), doing(task));
+        let doing = self.builds.get(&task.id).map_or_else(|| doing(task), |line| plain(line.trim()));
+        let name = format!("{}{attempt}", task.id);
         let room = width.saturating_sub(columns(&before));
         // A name keeps at least half of the room.
         let name = fit_name(&name, room.saturating_sub(columns(&doing) + 2).max(room / 2));

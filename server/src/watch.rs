@@ -2,9 +2,11 @@
 //! else listens.
 
 use common::{
-    Outcome, Packet, Phase, Reason, RunEvent, RunFact, RunNumber, RunState, RunSummary, TaskId, Verdict,
+    Outcome, Packet, Phase, Reason, RunEvent, RunFact, RunNumber, RunState, RunSummary, TaskId, TaskState,
+    Verdict,
 };
 use futures_util::StreamExt as _;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 
@@ -214,8 +216,32 @@ impl Audience for Terminal<'_> {
 
     fn draw(&mut self, run: &RunState) {
         self.report.resize(size());
+        self.report.hears_builds(builds(self.runs, run));
         say::out(&self.report.frame("", run));
     }
+}
+
+/// The last line of each build that is under way: an image may take minutes, and nothing else tells how far it is.
+fn builds(runs: &Runs, run: &RunState) -> BTreeMap<TaskId, String> {
+    let mut lines = BTreeMap::new();
+    for (place, task) in run.tasks().enumerate() {
+        let Some(attempt) = task.attempts.last().filter(|_| task.state == TaskState::Running) else {
+            continue;
+        };
+        if attempt.steps.last().is_none_or(|step| step.spec.build().is_none()) {
+            continue;
+        }
+        let path = runs.outputs().path(OutputId { run: run.number, task: place, attempt: attempt.number });
+        // Nothing is printed yet, as a rule.
+        let Ok(end) = boss::end_of(&path) else { continue };
+        let tells = |line: &String| {
+            let line = line.trim_start();
+            !line.is_empty() && !line.starts_with("--->") && !line.starts_with("Removing intermediate")
+        };
+        let last = terminal::tail(&end, TAIL_LINES, false).into_iter().rev().find(tells);
+        lines.extend(last.map(|line| (task.id.clone(), line)));
+    }
+    lines
 }
 
 pub(crate) fn exit_code(verdict: Verdict) -> u8 {

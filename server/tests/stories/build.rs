@@ -150,3 +150,29 @@ async fn docker_builds_and_runs_what_it_built() {
     assert_eq!((again.words().as_str(), images(&again)), ("passed", images(&run)));
     drop(Command::new("docker").args(["image", "rm", "--force", &name]).output());
 }
+
+/// Nothing else tells how far it is, and it may take minutes.
+#[test]
+fn a_terminal_shows_what_a_build_prints() {
+    let folder = tempfile::tempdir().unwrap();
+    let project = folder.path().join("project");
+    std::fs::create_dir_all(project.join(".bettertest")).unwrap();
+    let name = format!("bt-story-shown-{}", std::process::id());
+    let pipedef = format!(
+        "from bettertest import Stage, build\nWORKER = 'http://localhost:9009'\nclass Image(Stage):\n    \
+         def task_build(self):\n        build(WORKER, {name:?})\n"
+    );
+    std::fs::write(project.join(".bettertest/pipedef.py"), pipedef).unwrap();
+    let dockerfile = format!("FROM bettertest-test:1\nRUN echo well on its way {name}; sleep 2\n");
+    std::fs::write(project.join("Dockerfile"), dockerfile).unwrap();
+    let data = crate::ci::data_of(folder.path());
+    let typed = format!("stty cols 100 rows 30; {} run --data-dir {}", crate::ci::BINARY, data.display());
+    let ended =
+        Command::new("script").args(["-qec", &typed, "/dev/null"]).current_dir(&project).output().unwrap();
+    let seen = String::from_utf8_lossy(&ended.stdout);
+    assert!(ended.status.success(), "{seen}");
+    // Before it has ended, beside the time that it takes.
+    let line = seen.lines().find(|line| line.contains("Image.build") && line.contains("well on its way"));
+    assert!(line.is_some_and(|line| line.contains('▸')), "{seen}");
+    drop(Command::new("docker").args(["image", "rm", "--force", &name]).output());
+}
