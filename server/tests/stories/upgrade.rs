@@ -120,7 +120,7 @@ async fn killed_while_it_is_brought_up_to_date_a_store_is_old_or_new() {
             other => panic!("schema {other}"),
         }
         let mut boss = Ci::start_boss(folder.path());
-        assert_eq!(look(&store), ("ok".to_owned(), 5, RUNS as usize));
+        assert_eq!(look(&store), ("ok".to_owned(), 6, RUNS as usize));
         boss.signal(Signal::SIGKILL);
         boss.child.wait().unwrap();
     }
