@@ -78,6 +78,20 @@ async fn a_built_name_is_what_was_built_through_crashes_and_re_runs() {
     assert_eq!((told.words().as_str(), images(&told)), ("passed on attempt 2", made));
 }
 
+/// Where nothing ever ran there is no image yet, and nobody is to type first what makes one.
+#[tokio::test]
+async fn the_first_run_may_be_a_part() {
+    let ci = ci("fake", "FROM x\nRUN print one\n", "exit 0").await;
+    let only = serde_json::json!({"only": ["Use.one"]});
+    let made = ci.http.post(format!("{}/api/runs", ci.boss.base)).bearer_auth(&ci.token).json(&only).send();
+    let made: serde_json::Value = made.await.unwrap().json().await.unwrap();
+    let told = ci.follow(made["run"].as_u64().unwrap(), |_, _| false).await;
+    assert_eq!(
+        told.summary(),
+        "passed (2 of 3 tasks)\nImage.build passed\nUse.one passed\nUse.two skipped: not_selected"
+    );
+}
+
 /// A part of it, too, is tested on the files as they are now.
 #[tokio::test]
 async fn what_builds_an_image_belongs_to_every_part_that_comes_after_it() {

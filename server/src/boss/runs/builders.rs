@@ -1,6 +1,7 @@
 //! Tasks that build the images of later stages belong to every part of a pipeline: to leave them out would be to test
 //! what was built before the last edit, and to call that green. Which these are is known from when they last ran; what
-//! a task will do this time only its Python knows. Where nothing was built, it is there at once.
+//! a task will do this time only its Python knows. Of one that never ran its text says what is likely, so that the first run
+//! of a project may be a part.
 
 use common::{Command, Pipeline, TaskId};
 use std::collections::BTreeMap;
@@ -58,7 +59,27 @@ impl Runs {
                 false
             });
         }
+        for task in unknown {
+            let likely = has_call(pipeline, code, &task);
+            builds.insert(task, likely);
+        }
         let belongs = |task: &TaskId| only.contains(task) || builds.get(task) == Some(&true);
         Ok(pipeline.tasks().filter(belongs).collect())
     }
+}
+
+/// Does the text of the task's method call it?
+fn has_call(pipeline: &Pipeline, code: &Code, id: &TaskId) -> bool {
+    let tasks = pipeline.stages.iter().flat_map(|stage| stage.tasks.iter().map(move |task| (stage, task)));
+    let line = tasks
+        .filter(|(stage, task)| TaskId::new(&stage.name, &task.name) == *id)
+        .find_map(|(_, task)| task.line);
+    let text = code.files.get(&code.pipedef.to_string_lossy().into_owned());
+    let (Some(line), Some(text)) = (line, text) else { return false };
+    let indent = |line: &str| line.len() - line.trim_start().len();
+    let mut lines = text.lines().skip(line.saturating_sub(1) as usize);
+    // Decorators stand before it.
+    let Some(def) = lines.find(|line| line.trim_start().starts_with("def ")) else { return false };
+    let body = lines.take_while(|line| line.trim().is_empty() || indent(line) > indent(def));
+    [def].into_iter().chain(body).any(|line| line.contains(CALL))
 }
