@@ -7,6 +7,7 @@ for images.
 
 from __future__ import annotations
 
+from . import _report
 from ._errors import (
     BettertestError,
     CommandFailed,
@@ -139,12 +140,16 @@ def run(
     allow_no_tests    True: a test runner that says that it ran no test does not make the task fail
     only_tests        the command that runs some tests only, such as `pytest {tests}`; see below
     artifacts         files to keep, whatever the exit code, such as `["report/**", "*.xml"]`; below workdir, or absolute
-    junit             JUnit XML that the command writes, `report.xml` or a list of such: what it says of tests is shown
+    junit             JUnit XML that the command writes, `report.xml` or a list: what it says of tests is shown; or `[]`
     check             False: an exit code other than 0 is returned, not raised. Nothing else is let through
 
     `only_tests` is for `bettertest rerun --failed-tests`, which runs it instead of the command, with the names of the tests
     that had failed where `{tests}` stands: `python -m pytest -v {tests}`, `cargo test -- --exact {tests}`. Runners that
     take an expression get one at `{tests:regex}`: `go test -run {tests:regex} ./...`, `npx jest -t {tests:regex}`.
+
+    A command that is pytest and nothing else (`pytest -q test`, `python -m pytest -n 4`) gets two options more, by which
+    it writes such a report, unless `junit` is given or `artifacts` has an `.xml`; the command that ran is shown. With
+    `junit=[]` it runs as it stands.
 
     Raises CommandFailed, StepTimedOut, StepCancelled, SpecRefused, WorkerUnreachable or EngineFault (all of them
     BettertestError), and TypeError for arguments of the wrong type. Uncaught, it ends the task; so it does when it
@@ -165,6 +170,14 @@ def run(
                 found = run(WORKER, IMAGE, ["grep", "-rn", "FIXME", "src"], check=False)
                 assert found.exit_code == 1, "grep found some"
     """
+    words, reports = _command(command), patterns_of("junit", [junit] if isinstance(junit, str) else junit)
+    if junit is None:
+        asked = _report.asked_for(words, _env(env), patterns_of("artifacts", artifacts))
+        if asked is not None:
+            words, reports = asked, [_report.PATH]
+            # What is run instead, now and then, is to tell of its tests likewise.
+            again = _report.asked_for(only_tests, _env(env), None) if isinstance(only_tests, str) else None
+            only_tests = only_tests if again is None else str(again)
     optional: dict[str, object] = {
         "workdir": workdir,
         "env": _env(env),
@@ -182,9 +195,9 @@ def run(
         "allow_no_tests": allow_no_tests or None,
         "only_tests": only_tests,
         "artifacts": patterns_of("artifacts", artifacts),
-        "junit": patterns_of("junit", [junit] if isinstance(junit, str) else junit),
+        "junit": reports,
     }
-    spec: dict[str, Any] = {"image": image, "command": _command(command)}
+    spec: dict[str, Any] = {"image": image, "command": words}
     spec.update((name, value) for name, value in optional.items() if value is not None)
     return ask_for("run", worker, spec, check)
 
@@ -248,7 +261,7 @@ def _error_of(result: StepResult, spec: dict[str, Any]) -> BettertestError:
 def _for_show(command: Union[str, list[str], dict[str, Any]]) -> str:
     if isinstance(command, dict):
         command = "docker build -f {dockerfile} {context}".format(**command["build"])
-    text = " ".join((command if isinstance(command, str) else " ".join(command)).split())
+    text = _report.without(" ".join((command if isinstance(command, str) else " ".join(command)).split()))
     return text if len(text) <= 200 else text[:199] + "…"
 
 

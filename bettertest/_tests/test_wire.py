@@ -80,13 +80,13 @@ def test_run_asks_as_the_samples_do_and_takes_their_answers() -> None:
         assert error._call == 2 and str(error) == sample("descriptor_refused")["problem"]["error"]
         assert error.hint == "change the call of run(...) in the pipedef"
     with suppress(SpecRefused):
-        _run.run("http://localhost:9009", "myproject-test", "pytest", source_at="/app")
+        _run.run("http://localhost:9009", "myproject-test", "pytest", source_at="/app", junit=[])
     with suppress(SpecRefused):
         _build.build("http://localhost:9009", "myproject-test")
     with suppress(SpecRefused):
         _build.build("http://localhost:9009", "myproject-test", rebuild_on=("pyproject.toml", "**/requirements*.txt"))
     with suppress(SpecRefused):
-        _run.run("http://localhost:9009", **sample("step_spec_only_tests"))
+        _run.run("http://localhost:9009", **sample("step_spec_only_tests"), junit=[])
     assert asked[0] == sample("descriptor_step_asked")
     assert asked[2] == sample("descriptor_step_asked_source")
     assert asked[3] == sample("descriptor_step_asked_build")
@@ -96,7 +96,7 @@ def test_run_asks_as_the_samples_do_and_takes_their_answers() -> None:
 
 
 def test_the_messages_have_the_shape_of_the_samples(tmp_path: Path) -> None:
-    text = "from bettertest import *\nW = 'http://a'\nclass T(Stage):\n    def task_x(): run(W, 'i', 'ls')\n"
+    text = "from bettertest import *\nW = 'http://a'\nclass T(Stage):\n    def task_x(): run(W, 'i', 'pytest')\n"
     pipedef = write(tmp_path, {"pipedef.py": text})
     discovered, wanted = discover(pipedef), sample("descriptor_discovered")
     discovered["files"] = {"file": discovered["files"][pipedef]}

@@ -5,6 +5,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Attempt, StepRun};
 
+/// Where `run(...)` has pytest write a report that nobody asked for (`bettertest/_report.py`). Its folder is made before the
+/// command starts, for whoever that runs as, and that there is none in the end is no news.
+pub const PYTEST_REPORT: &str = "/tmp/.bettertest/pytest.xml";
+
 /// One file, as it lay in the container when its command had ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -17,6 +21,13 @@ pub struct Artifact {
     /// The step asked for it as a report of its tests, and it was written while that ran.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub junit: bool,
+}
+
+impl Artifact {
+    /// It is there for its tests to be read, and not for anybody who looks for what a step left.
+    pub fn is_unasked(&self) -> bool {
+        self.path == PYTEST_REPORT
+    }
 }
 
 /// The files of one step. What could not be had takes nothing from the step's own end.
@@ -75,6 +86,16 @@ impl Artifacts {
         Ok(())
     }
 
+    /// Says also this, as far as there is room for words.
+    pub fn add_problems(&mut self, more: impl IntoIterator<Item = String>) {
+        let words: Vec<String> = self.problem.take().into_iter().chain(more).collect();
+        let words = words.join("; ");
+        // A character has four bytes at most.
+        let problem: String =
+            words.chars().filter(|c| !c.is_control()).take(Self::LONGEST_PROBLEM / 4).collect();
+        self.problem = (!problem.is_empty()).then_some(problem);
+    }
+
     /// Why nobody may ask for files by these patterns, if so.
     pub(crate) fn wrong_patterns(patterns: &[String]) -> Option<String> {
         if patterns.len() > Self::MOST_PATTERNS {
@@ -123,6 +144,16 @@ impl AttemptArtifacts {
             attempt: attempt.number,
             steps: (1..).zip(&attempt.steps).filter_map(of_step).collect(),
         }
+    }
+
+    /// What is not to be lost on whoever looks at how the attempt ended: files that were asked for and are not kept, reports
+    /// that are not read.
+    pub fn notes(&self) -> Vec<String> {
+        let note = |step: &StepArtifacts| {
+            let of_step = if step.step > 1 { format!(" of step {}", step.step) } else { String::new() };
+            Some(format!("artifacts{of_step}: {}", step.artifacts.problem.as_ref()?))
+        };
+        self.steps.iter().filter_map(note).collect()
     }
 }
 

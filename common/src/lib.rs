@@ -38,7 +38,7 @@ pub use api::{
     BossView, Health, OnlyTasks, Page, Problem, Rerun, RunCreated, RunSummary, RunView, StepView, TaskView,
     WorkerView, WorkersView,
 };
-pub use artifact::{Artifact, Artifacts, AttemptArtifacts, StepArtifacts, is_path};
+pub use artifact::{Artifact, Artifacts, AttemptArtifacts, PYTEST_REPORT, StepArtifacts, is_path};
 pub use build::Build;
 pub use checkup::{Check, CheckState, Checkup};
 pub use frames::{FRAMES_TOLD, Frame, frames};

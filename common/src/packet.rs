@@ -64,6 +64,9 @@ pub struct Failure {
     /// Where in the pipedef, as `file:line`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub at: Option<String>,
+    /// What else is to be known of what it left, such as a report that was asked for and is not there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
     /// How its tests ended, as the test runners in it counted them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tests: Option<TestCounts>,
@@ -244,6 +247,7 @@ impl Failure {
         }
         if self.size_bytes() > size_bytes {
             self.hint = None;
+            self.notes.clear();
             self.changes = None;
             for test in &mut self.failed_tests {
                 test.frames.clear();

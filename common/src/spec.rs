@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use crate::only_tests;
-use crate::{Artifacts, Build, SourceAt, StepId, TreeId};
+use crate::{Artifacts, Build, PYTEST_REPORT, SourceAt, StepId, TreeId};
 
 /// A field left out means "the worker's default"; a field unknown to us is refused by name.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -176,6 +176,13 @@ impl StepSpec {
     pub fn tree(&self) -> Option<&TreeId> {
         let of_build = self.build().map(|build| &build.tree);
         of_build.or(self.source.as_ref().map(|source| &source.tree))
+    }
+
+    /// A folder that is to be there for whoever the command runs as: that of the report that pytest is asked for. Where
+    /// it could not write that, pytest would fail though all tests passed.
+    pub fn open_folder(&self) -> Option<&'static str> {
+        let (folder, _) = PYTEST_REPORT.rsplit_once('/')?;
+        self.junit.iter().any(|pattern| pattern == PYTEST_REPORT).then_some(folder)
     }
 
     /// What JSON's types cannot say.

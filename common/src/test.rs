@@ -118,6 +118,9 @@ pub struct TestsView {
     pub tests: Vec<TestView>,
     /// So many more had a name, and are only counted.
     pub omitted: u64,
+    /// Why this may not be all, such as a report that was asked for and could not be read.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
 }
 
 /// One of them.

@@ -25,6 +25,7 @@ fn one(failure: &Failure, paint: Paint) -> String {
     lines.extend(failure.error.iter().map(|error| format!("  {}", plain(error))));
     lines.extend(failure.at.iter().map(|at| format!("  at {}", plain(at))));
     lines.extend(failure.hint.iter().map(|hint| format!("  hint: {}", plain(hint))));
+    lines.extend(failure.notes.iter().map(|note| format!("  note: {}", plain(note))));
     lines.extend(tests(failure).iter().map(|line| format!("  {line}")));
     lines.extend(failure.first_new_line.iter().flat_map(new_line).map(|line| format!("  {line}")));
     lines.extend(failure.changes.iter().flat_map(changes).map(|line| format!("  {line}")));

@@ -334,6 +334,9 @@ impl Report {
                 self.painted(task.state, &words),
                 self.paint.sgr("1", &name)
             ));
+            for note in &failure.notes {
+                text.push_str(&self.folded("  ", &format!("note: {}", plain(note))));
+            }
             for line in packet_text::tests(failure) {
                 text.push_str(&self.folded("  ", &line));
             }

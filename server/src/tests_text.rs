@@ -42,6 +42,9 @@ pub(crate) fn list(view: &TestsView, paint: Paint) -> String {
     if nameless > 0 {
         text.push_str(&format!("… and {nameless} that were counted without a name\n"));
     }
+    for note in &view.notes {
+        text.push_str(&format!("note: {}\n", plain(note)));
+    }
     text
 }
 

@@ -87,7 +87,7 @@ impl Pytest {
             && !line[..place].ends_with(" ...")
             && !line.starts_with(' ')
         {
-            self.found.test(&line[..place], outcome, None);
+            self.found.test(without_origin(&line[..place]), outcome, None);
         }
     }
 
@@ -150,6 +150,15 @@ fn name_and_message(rest: &str) -> (&str, Option<&str>) {
     match rest.match_indices(" - ").find(ends) {
         Some((at, dash)) => (&rest[..at], Some(&rest[at + dash.len()..])),
         None => (rest, None),
+    }
+}
+
+/// An inherited one is told with the file that it is from: `test_a.py::TestX::test_b <- base.py`.
+fn without_origin(name: &str) -> &str {
+    match name.rsplit_once(" <- ") {
+        // In a parameter it may mean anything.
+        Some((name, file)) if !file.contains([']', ' ']) => name,
+        Some(_) | None => name,
     }
 }
 

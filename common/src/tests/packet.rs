@@ -17,6 +17,7 @@ fn failure(n: usize) -> Failure {
         error: Some(long("error")),
         hint: None,
         at: None,
+        notes: vec![long("note"); 3],
         tests: None,
         failed_tests: vec![test; 20],
         first_new_line: None,

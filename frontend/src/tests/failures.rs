@@ -16,6 +16,7 @@ fn packet() -> Packet {
         error: Some("exit code 1 from: pytest".to_owned()),
         hint: None,
         at: None,
+        notes: vec!["artifacts: no JUnit report was found: r.xml".to_owned()],
         tests: Some(TestCounts { passed: 3, failed: 3, ..TestCounts::default() }),
         failed_tests: vec![FailedTest {
             name: "test_a.py::test_b".to_owned(),
@@ -79,6 +80,7 @@ fn the_tests_their_places_and_what_has_changed() {
 <details open="open">
 <summary>3 failed, 3 passed</summary>
 <div class="told">
+<p class="hole">artifacts: no JUnit report was found: r.xml</p>
 <ul class="failed-tests">
 <li>
 <span>

@@ -28,7 +28,15 @@ fn test(name: &str, outcome: TestOutcome, flaky: bool) -> TestView {
 fn view(tests: Vec<TestView>) -> TestsView {
     let mut counts = TestCounts::default();
     tests.iter().for_each(|test| counts.count(test.test.outcome, 1));
-    TestsView { run: RunNumber(7), task: task("TestUnit.models"), attempt: 1, counts, tests, omitted: 0 }
+    TestsView {
+        run: RunNumber(7),
+        task: task("TestUnit.models"),
+        attempt: 1,
+        counts,
+        tests,
+        omitted: 0,
+        notes: Vec::new(),
+    }
 }
 
 fn ended(story: &mut Story, tests: TestsView) {

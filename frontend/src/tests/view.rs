@@ -186,23 +186,24 @@ fn what_is_kept_can_be_saved_and_what_is_not_is_told() {
         junit: false,
     };
     let kept = common::Artifacts {
-        files: vec![file("report/<b>.html"), file("/tmp/x")],
+        files: vec![file(common::PYTEST_REPORT), file("report/<b>.html"), file("/tmp/x")],
         left_out: 1,
         problem: Some("left out: 1 larger than 64 MiB (core)".to_owned()),
     };
     story.worker_says("TestUnit.models", 1, 1, 50, StepEvent::Artifacts(kept));
+    let note = r#"<p class="hole">artifacts: left out: 1 larger than 64 MiB (core)</p>"#;
+    assert!(story.html().contains(note));
     assert_eq!(
         story.html_from("<details", "</details>"),
         r#"<details open="open" class="artifacts">
 <summary>2 artifacts</summary>
-<p class="hole">Not all is kept: left out: 1 larger than 64 MiB (core).</p>
 <ul aria-label="artifacts">
 <li>
-<a href="/api/runs/7/tasks/TestUnit.models/artifacts/1/0?attempt=1" download="&lt;b&gt;.html">report/&lt;b&gt;.html</a>
+<a href="/api/runs/7/tasks/TestUnit.models/artifacts/1/1?attempt=1" download="&lt;b&gt;.html">report/&lt;b&gt;.html</a>
 <span class="size">2.0 KiB</span>
 </li>
 <li>
-<a href="/api/runs/7/tasks/TestUnit.models/artifacts/1/1?attempt=1" download="x">/tmp/x</a>
+<a href="/api/runs/7/tasks/TestUnit.models/artifacts/1/2?attempt=1" download="x">/tmp/x</a>
 <span class="size">2.0 KiB</span>
 </li>
 </ul>

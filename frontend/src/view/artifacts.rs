@@ -10,18 +10,20 @@ const SHOWN: usize = 8;
 
 pub(crate) fn view(run: RunNumber, task: &TaskId, attempt: &Attempt) -> Html {
     let kept = AttemptArtifacts::of(attempt);
-    let count: usize = kept.steps.iter().map(|step| step.artifacts.files.len()).sum();
-    let has_problem = kept.steps.iter().any(|step| step.artifacts.problem.is_some());
-    if count == 0 && !has_problem {
-        return html! {};
-    }
+    let files = kept.steps.iter().flat_map(|step| &step.artifacts.files);
+    let count = files.filter(|file| !file.is_unasked()).count();
     let many = attempt.steps.len() > 1;
     let step = |step: &StepArtifacts| view_step(run, task, attempt.number, step, many);
     html! {
-        <details class="artifacts" open={count <= SHOWN}>
-            <summary>{ parts::count(count, "artifact") }</summary>
-            { for kept.steps.iter().map(step) }
-        </details>
+        <>
+            { for kept.notes().into_iter().map(parts::note) }
+            if count > 0 {
+                <details class="artifacts" open={count <= SHOWN}>
+                    <summary>{ parts::count(count, "artifact") }</summary>
+                    { for kept.steps.iter().map(step) }
+                </details>
+            }
+        </>
     }
 }
 
@@ -37,17 +39,16 @@ fn view_step(run: RunNumber, task: &TaskId, attempt: u32, step: &StepArtifacts, 
             </li>
         }
     };
+    // A file goes by its place among all.
+    let files: Vec<_> = artifacts.files.iter().enumerate().filter(|(_, file)| !file.is_unasked()).collect();
     html! {
         <>
-            if let Some(problem) = &artifacts.problem {
-                <p class="hole">{ format!("Not all is kept: {problem}.") }</p>
-            }
-            if !artifacts.files.is_empty() {
+            if !files.is_empty() {
                 <ul aria-label={if many { format!("artifacts of step {step}") } else { "artifacts".to_owned() }}>
                     if many {
                         <li class="step-of">{ format!("step {step}") }</li>
                     }
-                    { for artifacts.files.iter().enumerate().map(row) }
+                    { for files.into_iter().map(row) }
                 </ul>
             }
         </>

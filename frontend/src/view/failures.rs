@@ -69,6 +69,7 @@ fn view_failure(
             <details open={first}>
                 <summary>{ short }</summary>
                 <div class="told">
+                    { for failure.notes.iter().cloned().map(parts::note) }
                     if has_tests {
                         <ul class="failed-tests">
                             { for failure.failed_tests.iter().map(|test| view_test(page, failure, test)) }

@@ -20,6 +20,11 @@ pub(crate) fn qualified(word: &str, words: &str) -> Option<&'static str> {
     (word == "passed" && words != "passed").then_some("qualified")
 }
 
+/// What is not to be lost on whoever looks: words of ours, with names of files that a stranger chose.
+pub(crate) fn note(words: String) -> Html {
+    html! { <p class="hole">{ words }</p> }
+}
+
 /// What went wrong, where, and what to do.
 pub(crate) fn problem(problem: &Problem) -> Html {
     view_problem(problem, None)

@@ -3,8 +3,8 @@
 //! somebody asks.
 
 use common::{
-    Artifact, Attempt, RunNumber, RunState, StepId, StepRun, StepTests, TaskId, TestCounts, TestHistory,
-    TestView, Tests, TestsView,
+    Artifact, Artifacts, Attempt, AttemptArtifacts, RunNumber, RunState, Runner, StepId, StepRun, StepTests,
+    TaskId, TestCounts, TestHistory, TestView, Tests, TestsView,
 };
 use std::collections::BTreeMap;
 use std::io;
@@ -17,6 +17,9 @@ use crate::joined::joined;
 
 /// The reports that steps of an attempt left.
 pub(super) type Reports = Vec<(StepId, Vec<Artifact>)>;
+
+/// So many reports that cannot be read are told of one step.
+const MOST_TOLD: usize = 8;
 
 /// So much of one step's reports is read.
 const MOST_BYTES: u64 = 64 * 1024 * 1024;
@@ -38,39 +41,63 @@ pub(super) fn of_steps(
     let mut steps = outputs.heard(id)?;
     for (step, files) in reports {
         let Some(listed) = listed(outputs, id, files) else { continue };
+        // Such a step is one pytest and nothing else. What else its output counts, such as a test that passed and broke in
+        // its teardown as two, is none of its tests.
+        let is_whole = files.iter().all(Artifact::is_unasked);
         let of_step = steps.entry(step.clone()).or_default();
         let heard = std::mem::take(&mut of_step.tests);
         // A runner that wrote a report of no test says so as much as one that prints it.
         of_step.ran_none |= listed.counts.total() == 0 && heard.counts.total() == 0;
-        of_step.tests = listed.rather_than(heard);
+        if is_whole {
+            (of_step.runner, of_step.tests) = (Some(Runner::Pytest), listed);
+        } else {
+            of_step.tests = listed.rather_than(heard);
+        }
     }
     Ok(steps)
 }
 
-/// None where none of them can be read: then what was heard is all there is.
+/// None where none of them can be read: then what was heard is all there is. Why not is told with the files of the step.
 fn listed(outputs: &Outputs, id: OutputId, files: &[Artifact]) -> Option<Tests> {
-    let mut all: Option<Tests> = None;
+    read(outputs, id, files).filter_map(|(_, read)| read.ok()).reduce(Tests::and)
+}
+
+fn read<'a>(
+    outputs: &'a Outputs,
+    id: OutputId,
+    files: &'a [Artifact],
+) -> impl Iterator<Item = (&'a Artifact, Result<Tests, String>)> {
     let mut left = MOST_BYTES;
-    for file in files {
-        let path = outputs.artifact(id, file);
+    files.iter().map(move |file| {
         let read = match left.checked_sub(file.size_bytes) {
             Some(rest) => {
                 left = rest;
-                std::fs::read(&path).map_err(|error| error.to_string()).and_then(|xml| junit::read(&xml))
+                std::fs::read(outputs.artifact(id, file))
+                    .map_err(|error| error.to_string())
+                    .and_then(|xml| junit::read(&xml, file.is_unasked()))
             }
             None => Err(format!("beyond {} MiB of reports for one step", MOST_BYTES >> 20)),
         };
-        match read {
-            Ok(tests) => all = Some(all.take().unwrap_or_default().and(tests)),
-            Err(why) => tracing::warn!(
-                run.id = id.run.0,
-                "the report {} of a task in run {} is not read: {why}",
-                crate::terminal::plain(&file.path),
-                id.run
-            ),
-        }
+        (file, read)
+    })
+}
+
+/// What a step left, once it lies here, with why a report in it tells nothing of its tests: an author who asked for it is
+/// to hear of that. Reads what is read once more when the attempt has ended; then nobody waits for the step any more.
+pub(super) async fn with_unread(outputs: Outputs, id: OutputId, mut kept: Artifacts) -> Artifacts {
+    let reports: Vec<Artifact> = kept.files.iter().filter(|file| file.junit).cloned().collect();
+    if reports.is_empty() {
+        return kept;
     }
-    all
+    let looked = tokio::task::spawn_blocking(move || {
+        let unread = |(file, read): (&Artifact, Result<Tests, String>)| {
+            let why: String = read.err()?.chars().filter(|c| !c.is_control()).take(200).collect();
+            Some(format!("the report {} is not read: {why}", file.path))
+        };
+        read(&outputs, id, &reports).filter_map(unread).take(MOST_TOLD).collect::<Vec<_>>()
+    });
+    kept.add_problems(joined(looked.await).await);
+    kept
 }
 
 /// Of all its steps.
@@ -120,6 +147,7 @@ impl Runs {
     ) -> Result<TestsView, RunsError> {
         let state = self.state(run).await?;
         let found = state.task(task).and_then(|task| task.attempts.get(attempt as usize - 1));
+        let notes = found.map(|attempt| AttemptArtifacts::of(attempt).notes()).unwrap_or_default();
         let told = found.and_then(|attempt| attempt.end.as_ref()).and_then(|end| end.tests);
         let (counts, StoredTests { tests, omitted }) = match told {
             Some(counts) => match self.store().tests(run, task, attempt).await? {
@@ -141,7 +169,7 @@ impl Runs {
                 (tests.counts, stored)
             }
         };
-        Ok(TestsView { run, task: task.clone(), attempt, counts, tests, omitted })
+        Ok(TestsView { run, task: task.clone(), attempt, counts, tests, omitted, notes })
     }
 
     async fn heard_now(&self, id: OutputId, reports: Reports) -> Tests {

@@ -3,6 +3,7 @@
 
 use common::{TestOutcome, TestResult, Tests};
 use roxmltree::{Document, Node, ParsingOptions};
+use std::collections::BTreeMap;
 
 /// A report is read as a whole; ten thousand tests make about 2 MiB.
 pub(crate) const LONGEST_BYTES: usize = 16 * 1024 * 1024;
@@ -26,8 +27,8 @@ enum Writer {
     Other,
 }
 
-/// The tests of a report. Why not, as what the file is: `no XML: ...`.
-pub(crate) fn read(xml: &[u8]) -> Result<Tests, String> {
+/// The tests of a report; it may be known that pytest wrote it. Why not, as what the file is: `no XML: ...`.
+pub(crate) fn read(xml: &[u8], is_pytest: bool) -> Result<Tests, String> {
     if xml.len() > LONGEST_BYTES {
         return Err(format!("longer than {} MiB", LONGEST_BYTES >> 20));
     }
@@ -40,7 +41,14 @@ pub(crate) fn read(xml: &[u8]) -> Result<Tests, String> {
         return Err(format!("no JUnit report: it begins with <{}>", root.tag_name().name()));
     }
     let mut results = Vec::new();
-    cases(root, &mut Vec::new(), writer(root), &mut results)?;
+    let writer = if is_pytest { Writer::Pytest } else { writer(root) };
+    let files = match writer {
+        Writer::Pytest => TestFiles::of(root),
+        Writer::Nextest | Writer::Vitest | Writer::Jest | Writer::Node | Writer::Other => {
+            TestFiles::default()
+        }
+    };
+    cases(root, &mut Vec::new(), (writer, &files), &mut results)?;
     Ok(Tests::listed(results))
 }
 
@@ -48,7 +56,7 @@ fn writer(root: Node) -> Writer {
     let suite = root.children().find(|node| node.has_tag_name("testsuite")).unwrap_or(root);
     let case = root.descendants().find(|node| node.has_tag_name("testcase"));
     match (root.attribute("name"), suite.attribute("name")) {
-        (_, Some("pytest")) => Writer::Pytest,
+        (_, Some("pytest")) | (Some("pytest tests"), _) => Writer::Pytest,
         (Some("nextest-run"), _) => Writer::Nextest,
         (Some("vitest tests"), _) => Writer::Vitest,
         (Some("jest tests"), _) => Writer::Jest,
@@ -60,7 +68,7 @@ fn writer(root: Node) -> Writer {
 fn cases<'a>(
     node: Node<'a, '_>,
     suites: &mut Vec<&'a str>,
-    writer: Writer,
+    writer: (Writer, &TestFiles),
     results: &mut Vec<TestResult>,
 ) -> Result<(), String> {
     for child in node.children() {
@@ -80,7 +88,7 @@ fn cases<'a>(
     Ok(())
 }
 
-fn result(case: Node, suites: &[&str], writer: Writer) -> Option<TestResult> {
+fn result(case: Node, suites: &[&str], writer: (Writer, &TestFiles)) -> Option<TestResult> {
     let said = |tag: &str| case.children().find(|node| node.has_tag_name(tag));
     let (outcome, fault) = match (said("error"), said("failure"), said("skipped")) {
         (Some(fault), _, _) => (TestOutcome::Errored, Some(fault)),
@@ -108,43 +116,76 @@ fn head(stack: &str) -> String {
     stack.lines().take_while(|line| !is_frame(line)).collect::<Vec<_>>().join("\n")
 }
 
-fn name(case: Node, suites: &[&str], writer: Writer) -> Option<String> {
+fn name(case: Node, suites: &[&str], (writer, files): (Writer, &TestFiles)) -> Option<String> {
     let name = case.attribute("name").filter(|name| !name.trim().is_empty())?;
-    let class = case.attribute("classname").filter(|class| !class.is_empty() && *class != name);
-    Some(match (writer, class) {
-        (Writer::Pytest, Some(class)) => pytest(class, name, case.attribute("file")),
+    let class = case.attribute("classname").filter(|class| !class.is_empty());
+    let other = class.filter(|class| *class != name);
+    Some(match (writer, other) {
+        (Writer::Pytest, _) => files.pytest(class.unwrap_or_default(), name, case.attribute("file")),
         (Writer::Nextest, Some(binary)) => format!("{binary} {name}"),
         (Writer::Node, _) => suites.iter().chain([&name]).copied().collect::<Vec<_>>().join(" > "),
         (Writer::Other, Some(class)) => format!("{class}.{name}"),
-        (Writer::Vitest | Writer::Jest, _) | (Writer::Pytest | Writer::Nextest | Writer::Other, None) => {
-            name.to_owned()
-        }
+        (Writer::Vitest | Writer::Jest, _) | (Writer::Nextest | Writer::Other, None) => name.to_owned(),
     })
 }
 
-/// `tests.test_a.TestX`, `test_b` as `tests/test_a.py::TestX::test_b`. The newer form of a report does not name the file;
-/// by pytest's own custom the first part that begins with a capital is a class.
-fn pytest(class: &str, name: &str, file: Option<&str>) -> String {
-    let parts: Vec<&str> = class.split('.').collect();
-    let of_file = match file {
-        Some(file) => {
-            let folders = file.split('/').count();
-            let module = file.trim_end_matches(".py").replace('/', ".");
-            if class == module || class.starts_with(&format!("{module}.")) {
-                // A folder's name may have a point itself.
-                folders.max(module.split('.').count())
-            } else {
-                parts.len()
+/// The files of a report by pytest, by what they are called in the classes of their tests: `tests.test_a`.
+#[derive(Default)]
+struct TestFiles<'a>(BTreeMap<String, &'a str>);
+
+impl<'a> TestFiles<'a> {
+    fn of(root: Node<'a, '_>) -> TestFiles<'a> {
+        let mut files = BTreeMap::new();
+        for case in root.descendants().filter(|node| node.has_tag_name("testcase")) {
+            if let (Some(class), Some(file)) = (case.attribute("classname"), case.attribute("file")) {
+                let module = module(file);
+                if below(class, &module).is_some() {
+                    files.insert(module, file);
+                }
             }
         }
-        None => parts.iter().take_while(|part| !part.starts_with(char::is_uppercase)).count(),
-    };
-    let file = match file {
-        Some(file) => file.to_owned(),
-        None => format!("{}.py", parts[..of_file].join("/")),
-    };
-    let classes = parts.iter().skip(of_file).copied();
-    [file.as_str()].into_iter().chain(classes).chain([name]).collect::<Vec<_>>().join("::")
+        TestFiles(files)
+    }
+
+    /// `tests.test_a.TestX`, `test_b` as `tests/test_a.py::TestX::test_b`. The file that stands with a test is where its
+    /// function is, which for an inherited one is another; then it is that of other tests of its module, or, as in the newer
+    /// form of a report, by pytest's own custom the first part that begins with a capital is a class.
+    fn pytest(&self, class: &str, name: &str, file: Option<&str>) -> String {
+        let own = file.map(|file| (module(file), file));
+        if let Some((module, file)) = &own
+            && (module == name && class.is_empty() || *module == format!("{class}.{name}"))
+        {
+            // One that could not be read: it has no tests.
+            return (*file).to_owned();
+        }
+        let own = own.iter().find_map(|(module, file)| Some((*file, below(class, module)?)));
+        let known = || {
+            let ends = class.match_indices('.').map(|(at, _)| at).chain([class.len()]);
+            let known =
+                |end: usize| Some((*self.0.get(&class[..end])?, class[end..].trim_start_matches('.')));
+            ends.collect::<Vec<_>>().into_iter().rev().find_map(known)
+        };
+        let (file, classes) = match own.or_else(known) {
+            Some((file, classes)) => (file.to_owned(), classes.to_owned()),
+            None => {
+                let parts: Vec<&str> = class.split('.').collect();
+                let of_file = parts.iter().take_while(|part| !part.starts_with(char::is_uppercase)).count();
+                (format!("{}.py", parts[..of_file].join("/")), parts[of_file..].join("."))
+            }
+        };
+        let classes = classes.split('.').filter(|class| !class.is_empty());
+        [file.as_str()].into_iter().chain(classes).chain([name]).collect::<Vec<_>>().join("::")
+    }
+}
+
+fn module(file: &str) -> String {
+    file.strip_suffix(".py").unwrap_or(file).replace('/', ".")
+}
+
+/// What is left of a class below a module, if it is one of it.
+fn below<'a>(class: &'a str, module: &str) -> Option<&'a str> {
+    let rest = class.strip_prefix(module)?;
+    if rest.is_empty() { Some(rest) } else { rest.strip_prefix('.') }
 }
 
 /// Seconds with a point; some writers put commas between thousands.

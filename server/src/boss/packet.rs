@@ -27,6 +27,9 @@ const LAST_LINES: usize = 12;
 /// Asked for one task alone.
 const LAST_LINES_OF_ONE: usize = 40;
 
+/// Of what else is to be known.
+const NOTES: usize = 3;
+
 /// Of what was wrong with one test.
 const MESSAGE_LINES: usize = 8;
 
@@ -158,6 +161,7 @@ impl Report {
             error: problem.map(|problem| one_line(problem.error.as_bytes())),
             hint: problem.and_then(|problem| Some(one_line(problem.hint.as_ref()?.as_bytes()))),
             at: at.map(|at| one_line(at.as_bytes())),
+            notes: self.tests.notes.iter().take(NOTES).map(|note| one_line(note.as_bytes())).collect(),
             tests: (*counts != TestCounts::default()).then_some(*counts),
             failed_tests: failed_tests(tests, &self.attempt, files),
             first_new_line: self.green.as_ref().and_then(|green| new_line(&output, green)),

@@ -31,11 +31,13 @@ impl Past {
             say::json(&serde_json::to_string(&kept).expect("names and numbers are JSON"));
             return Ok(0);
         }
-        let many = kept.steps.iter().filter(|step| !step.artifacts.files.is_empty()).count() > 1;
+        let path = args.path.as_deref();
+        let counts = |file: &Artifact| is_named(file, None) || is_named(file, path);
+        let many = kept.steps.iter().filter(|step| step.artifacts.files.iter().any(counts)).count() > 1;
         if let Some(into) = &args.into {
-            let wanted = named(&kept, args.path.as_deref());
+            let wanted = named(&kept, path);
             if wanted.is_empty() {
-                return Err(nothing(run, task, &kept, args.path.as_deref()));
+                return Err(nothing(run, task, &kept, path));
             }
             for (step, number, file) in wanted {
                 let place = place(into, many.then_some(step), &file)?;
@@ -45,13 +47,11 @@ impl Past {
             }
             return Ok(0);
         }
-        if let Some(path) = &args.path {
-            kept.steps.iter_mut().for_each(|step| step.artifacts.files.retain(|file| file.path == *path));
-        }
+        kept.steps.iter_mut().for_each(|step| step.artifacts.files.retain(|file| is_named(file, path)));
         let says_nothing =
             |step: &StepArtifacts| step.artifacts.files.is_empty() && step.artifacts.problem.is_none();
         if kept.steps.iter().all(says_nothing) {
-            return Err(nothing(run, task, &kept, args.path.as_deref()));
+            return Err(nothing(run, task, &kept, path));
         }
         for StepArtifacts { step, artifacts } in &kept.steps {
             if many {
@@ -118,7 +118,12 @@ fn named(kept: &AttemptArtifacts, path: Option<&str>) -> Vec<(u32, usize, Artifa
     let files = kept.steps.iter().flat_map(|StepArtifacts { step, artifacts }| {
         artifacts.files.iter().enumerate().map(|(number, file)| (*step, number, file.clone()))
     });
-    files.filter(|(_, _, file)| path.is_none_or(|path| file.path == path)).collect()
+    files.filter(|(_, _, file)| is_named(file, path)).collect()
+}
+
+/// Is it the file of that path? Where none is named, all are that somebody asked for.
+fn is_named(file: &Artifact, path: Option<&str>) -> bool {
+    path.map_or(!file.is_unasked(), |path| file.path == path)
 }
 
 fn nothing(run: RunNumber, task: &TaskId, kept: &AttemptArtifacts, path: Option<&str>) -> SetupError {

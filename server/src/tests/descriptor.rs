@@ -27,7 +27,9 @@ fn samples_read_and_write_the_same() {
     assert!(matches!(same_both_ways("discovered_unforkable"), Say::Discovered { unforkable: Some(_), .. }));
     assert!(matches!(same_both_ways("ready"), Say::Ready { .. }));
     assert!(matches!(same_both_ways("broken"), Say::Broken { .. }));
-    assert!(matches!(same_both_ways("step_asked"), Say::StepAsked { .. }));
+    let Say::StepAsked { spec, .. } = same_both_ways("step_asked") else { panic!("it is none") };
+    let spec: common::StepSpec = serde_json::from_value(spec).unwrap();
+    assert_eq!(spec.open_folder(), Some("/tmp/.bettertest"), "both sides mean the same report");
     assert!(matches!(same_both_ways("step_asked_source"), Say::StepAsked { .. }));
     assert!(matches!(same_both_ways("imported"), Say::Imported { .. }));
     assert!(matches!(same_both_ways("recorded"), Answer::Recorded { .. }));

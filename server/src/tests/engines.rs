@@ -300,6 +300,7 @@ async fn artifacts_are_kept_whatever_the_exit(rig: &Rig) {
     other["id"] = json!("k-2");
     assert_eq!(rig.run(other).await.artifacts(), common::Artifacts::default());
     a_report_is_of_this_run(rig).await;
+    a_report_that_nobody_asked_for_can_be_written(rig).await;
     assert_eq!(rig.get("/steps/k-2/artifacts/0").send().await.unwrap().status(), 404);
 }
 
@@ -313,6 +314,24 @@ async fn a_report_is_of_this_run(rig: &Rig) {
     assert_eq!(reports, [("new.xml", true), ("old.xml", !rig.is_real())], "{artifacts:?}");
     let none = rig.run(json!({"image": IMAGE, "command": "true", "junit": ["r.xml"]})).await.artifacts();
     assert_eq!(none.problem.unwrap(), "no JUnit report was found: r.xml");
+}
+
+/// By whoever the command runs as, in a folder that the image does not have. That there is none is no news.
+async fn a_report_that_nobody_asked_for_can_be_written(rig: &Rig) {
+    let path = common::PYTEST_REPORT;
+    let step = |command: &str| json!({"image": IMAGE, "command": command, "user": "nobody", "junit": [path]});
+    let told = rig.run(step(&format!("printf '<testsuite/>' > {path}"))).await;
+    let artifacts = told.artifacts();
+    let files: Vec<(&str, bool)> =
+        artifacts.files.iter().map(|file| (file.path.as_str(), file.junit)).collect();
+    assert_eq!((files, artifacts.problem), (vec![(path, true)], None), "{told:?}");
+    assert_eq!(rig.run(step("true")).await.artifacts(), common::Artifacts::default());
+    if rig.is_real() {
+        let mut linked = step("rm -r /tmp; ln -s /var /tmp");
+        linked["user"] = json!("root");
+        let told = rig.run(linked).await;
+        assert_eq!((told.verdict(), told.artifacts()), ("passed", common::Artifacts::default()));
+    }
 }
 
 async fn artifacts_are_regular_files_within_bounds(rig: &Rig) {

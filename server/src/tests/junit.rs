@@ -1,13 +1,14 @@
 //! Reports as runners wrote them (pytest 9, node 20, jest 30 with jest-junit, vitest 4), and some as others document theirs.
 //! A test's name has to be the one that the same runner prints, as `common/src/tests/runners` has it.
 
-use common::{TestCounts, TestOutcome, TestResult, Tests};
+use common::{Stream, TestCounts, TestListener, TestOutcome, TestResult, Tests};
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use crate::boss::junit::read;
 
 fn told(xml: &str) -> String {
-    let Tests { counts, results, omitted } = read(xml.as_bytes()).unwrap();
+    let Tests { counts, results, omitted } = read(xml.as_bytes(), false).unwrap();
     assert_eq!(omitted, 0);
     let mut text = format!("{}\n", counts.words());
     for result in results {
@@ -53,6 +54,31 @@ fn of_pytest_with_its_files() {
 #[test]
 fn of_pytest_without_its_files() {
     assert_eq!(told(include_str!("junit/pytest-xunit2.xml")), told(include_str!("junit/pytest-xunit1.xml")));
+}
+
+/// What the same run of pytest (`-v`, with `--doctest-modules`) printed and wrote: classes without a capital and files with
+/// one, inherited tests, parameters that hold anything, a file that cannot be read.
+#[test]
+fn a_test_has_one_name_whoever_tells_of_it() {
+    let mut listener = TestListener::default();
+    listener.hear(Stream::Stdout, include_bytes!("junit/pytest-odd.txt"));
+    let printed = listener.finish().tests;
+    let xml = include_str!("junit/pytest-odd.xml");
+    let names = |tests: &Tests| {
+        let told = tests.results.iter().map(|test| (test.name.clone(), test.outcome));
+        told.collect::<BTreeMap<String, TestOutcome>>()
+    };
+    let written = read(xml.as_bytes(), true).unwrap();
+    let (mut heard, listed) = (names(&printed), names(&written));
+    assert_eq!((listed.len(), written.counts.total()), (24, 24));
+    // A test of unittest whose subtest failed is one that passed, as pytest prints it.
+    let sub = "sub.dir/lower/test_odd.py::testsmall::test_u";
+    assert_eq!((heard[sub], listed[sub]), (TestOutcome::Passed, TestOutcome::Failed));
+    heard.insert(sub.to_owned(), TestOutcome::Failed);
+    assert_eq!(heard, listed);
+    // However the settings call the suite.
+    let renamed = xml.replace("name=\"pytest\"", "name=\"mine\"").replace("name=\"pytest tests\"", "");
+    assert_eq!(read(renamed.as_bytes(), true).unwrap(), written);
 }
 
 #[test]
@@ -145,8 +171,8 @@ fn what_is_no_report_is_refused_by_what_it_is() {
         "<testsuites name='\u{1}'/>",
     ]
     .iter()
-    .map(|xml| read(xml.as_bytes()).unwrap_err())
-    .chain([read(b"<testsuites>\xff</testsuites>").unwrap_err()])
+    .map(|xml| read(xml.as_bytes(), false).unwrap_err())
+    .chain([read(b"<testsuites>\xff</testsuites>", false).unwrap_err()])
     .collect();
     insta::assert_snapshot!(refused.join("\n"), @r#"
     no XML that can be read: the document does not have a root node

@@ -4,7 +4,7 @@
 //! bounds are held: names and sizes are those of a stranger. Only bytes are taken, under numbers as names; never a
 //! link, a device, a mode or an owner.
 
-use common::{Artifact, Artifacts, StepSpec, is_path};
+use common::{Artifact, Artifacts, PYTEST_REPORT, StepSpec, is_path};
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeMap, HashSet};
@@ -46,6 +46,8 @@ pub(crate) struct Look {
     pub(crate) trusted: usize,
     /// How many names further down a file can be.
     pub(crate) depth: usize,
+    /// Somebody asked for what lies here: why there is nothing is worth a word.
+    is_asked: bool,
     globs: GlobSet,
 }
 
@@ -54,7 +56,7 @@ impl Wanted {
     pub(crate) fn new(workdir: &str, spec: &StepSpec) -> Result<Wanted, String> {
         let workdir = names(workdir);
         let mut reports = GlobSetBuilder::new();
-        let mut looks: BTreeMap<Vec<String>, (usize, GlobSetBuilder)> = BTreeMap::new();
+        let mut looks: BTreeMap<Vec<String>, (usize, bool, GlobSetBuilder)> = BTreeMap::new();
         let patterns = spec.artifacts.iter().map(|pattern| (pattern, false));
         for (pattern, is_report) in patterns.chain(spec.junit.iter().map(|pattern| (pattern, true))) {
             let fixed = if pattern.starts_with('/') { Vec::new() } else { workdir.clone() };
@@ -67,8 +69,10 @@ impl Wanted {
             let text = format!("/{}", text.join("/"));
             let open = rest.is_empty() || rest.iter().any(|name| name.contains("**"));
             let depth = if open { usize::MAX } else { rest.len() };
-            let (deepest, globs) = looks.entry(root).or_insert_with(|| (0, GlobSetBuilder::new()));
+            let (deepest, is_asked, globs) =
+                looks.entry(root).or_insert_with(|| (0, false, GlobSetBuilder::new()));
             *deepest = depth.max(*deepest);
+            *is_asked |= pattern != PYTEST_REPORT;
             let mut texts = vec![text];
             if rest.is_empty() {
                 texts.push(format!("{}/**", texts[0].trim_end_matches('/')));
@@ -82,14 +86,15 @@ impl Wanted {
                 globs.add(glob);
             }
         }
-        let look = |(root, (depth, globs)): (Vec<String>, (usize, GlobSetBuilder))| {
+        let look = |(root, (depth, is_asked, globs)): (Vec<String>, (usize, bool, GlobSetBuilder))| {
             let trusted = if root.starts_with(&workdir) { workdir.len() } else { 0 };
             let globs = globs.build().map_err(|error| format!("too many patterns: {error}"))?;
-            Ok(Look { root, trusted, depth, globs })
+            Ok(Look { root, trusted, depth, is_asked, globs })
         };
         let looks = looks.into_iter().map(look).collect::<Result<_, String>>()?;
         let reports = reports.build().map_err(|error| format!("too many patterns: {error}"))?;
-        Ok(Wanted { workdir, looks, reports, asked: spec.junit.clone() })
+        let asked = spec.junit.iter().filter(|pattern| *pattern != PYTEST_REPORT).cloned().collect();
+        Ok(Wanted { workdir, looks, reports, asked })
     }
 
     pub(crate) fn looks(&self) -> &[Look] {
@@ -101,6 +106,13 @@ impl Look {
     /// Is it a file's path from the root, with a slash before each name, that is wanted?
     pub(crate) fn wants(&self, path: &str) -> bool {
         self.globs.is_match(path)
+    }
+
+    /// Why nothing is found here, if somebody asked for it.
+    pub(crate) fn leads_nowhere(&self, taker: &mut Taker, words: String) {
+        if self.is_asked {
+            taker.trouble(words);
+        }
     }
 
     /// Where to look, for a person.
@@ -257,7 +269,9 @@ impl Taker {
         if !self.met.insert(path.to_owned()) {
             return Ok(());
         }
-        let shown = path.strip_prefix(&self.workdir).unwrap_or(path);
+        // One is known by its path, wherever the command runs.
+        let below = path.strip_prefix(&self.workdir).filter(|_| path != PYTEST_REPORT);
+        let shown = below.unwrap_or(path);
         let bound = if !is_path(shown) {
             Some(Bound::Name)
         } else if size_bytes > Artifacts::LARGEST_BYTES {

@@ -117,6 +117,10 @@ class One(Stage):
 
     def task_empty(self):
         run(WORKER, IMAGE, """printf '<testsuite name="s"></testsuite>' > r.xml""", junit=["r.xml"])
+
+    def task_broken(self):
+        run(WORKER, IMAGE, "printf '<html' > r.xml", junit=["r.xml", "more.xml"])
+        run(WORKER, IMAGE, "exit 1", junit="none.xml")
 "#;
 
 /// A report is believed, and one of no test proves nothing.
@@ -131,4 +135,33 @@ async fn what_a_report_says_of_tests_is_what_is_shown() {
     assert_eq!((told.len(), told[0].1, told[1].1), (2, "failed", "passed"), "{tests}");
     assert!(told[0].0.ends_with("two") && told[1].0.ends_with("one"), "{told:?}");
     assert_eq!(run.task("One.empty"), "failed: no_tests");
+    // What could not be read is told wherever tests are, and decides nothing.
+    assert_eq!(run.task("One.broken"), "failed: command_failed");
+    let tests = ci.get(&format!("/api/runs/{}/tasks/One.broken/tests", run.number)).await;
+    let notes = json!([
+        "artifacts: the report r.xml is not read: no XML that can be read: the document does not have a root node",
+        "artifacts of step 2: no JUnit report was found: none.xml"
+    ]);
+    assert_eq!(tests["notes"], notes);
+    let packet = ci.get(&format!("/api/runs/{}/packet", run.number)).await;
+    let failure =
+        packet["failures"].as_array().unwrap().iter().find(|failure| failure["task"] == "One.broken");
+    assert_eq!(failure.unwrap()["notes"], notes, "{packet}");
+}
+
+#[test]
+fn the_command_line_says_which_report_it_could_not_read() {
+    let project = Project::with_fake_engine(REPORTED);
+    let ran = out(&project.run(&["--task", "One.broken"]));
+    let note = "artifacts of step 2: no JUnit report was found: none.xml";
+    assert_eq!(
+        ran.matches("the report r.xml is not read: no XML").count(),
+        2,
+        "as it happens, and at the end: {ran}"
+    );
+    assert!(ran.contains(&format!("  note: {note}\n")), "{ran}");
+    for args in [&["last", "broken", "--tests"][..], &["last"]] {
+        let shown = out(&project.command_of("show", args).output().unwrap());
+        assert!(shown.contains(&format!("note: {note}\n")), "{shown}");
+    }
 }

@@ -32,6 +32,7 @@ mod page_artifacts;
 mod page_tests;
 mod readers;
 mod replayed;
+mod reports;
 mod rerun;
 mod runs;
 mod show;

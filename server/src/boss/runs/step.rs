@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::super::attempt_tests::with_unread;
 use super::super::output::{Output, Place, StoredStep};
 use super::super::worker_client::Trouble;
 use super::super::workers::WorkerAddress;
@@ -242,7 +243,8 @@ impl Step {
                 StepEvent::Artifacts(artifacts) if artifacts.check().is_ok() => {
                     let client = &self.run.all.client;
                     let kept = client.keep_artifacts(worker, &self.id, artifacts, &self.output).await;
-                    StepEvent::Artifacts(kept)
+                    let outputs = self.run.all.outputs.clone();
+                    StepEvent::Artifacts(with_unread(outputs, self.output.id(), kept).await)
                 }
                 said => said,
             };

@@ -56,11 +56,9 @@ impl WorkerClient {
         }
         left_out += lost;
         let lost = (lost > 0).then(|| format!("not fetched from the worker: {lost} ({})", told.join("; ")));
-        let words: Vec<String> = problem.into_iter().chain(lost).collect();
-        let words = words.join("; ");
-        let problem: String =
-            words.chars().filter(|c| !c.is_control()).take(Artifacts::LONGEST_PROBLEM / 4).collect();
-        Artifacts { files, left_out, problem: (!problem.is_empty()).then_some(problem) }
+        let mut kept = Artifacts { files, left_out, problem };
+        kept.add_problems(lost);
+        kept
     }
 
     async fn fetch(

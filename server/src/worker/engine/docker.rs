@@ -151,6 +151,9 @@ impl Docker {
             Some((tree, at)) => self.copy_source(&client, &container, tree, at).await,
             None => Ok(()),
         };
+        if let Some(folder) = job.spec.open_folder() {
+            self.open_folder(&client, &container, folder).await;
+        }
         let started = match copied {
             Ok(()) => self.attach_and_start(&client, &container).await,
             Err(fault) => Err(fault),

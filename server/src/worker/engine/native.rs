@@ -248,6 +248,7 @@ impl Native {
             resolv_conf: net::resolv_conf(),
             deadline_s: job.deadline_s,
             source,
+            open_folder: spec.open_folder().map(str::to_owned),
             container,
         }
     }

@@ -70,7 +70,7 @@ impl Docker {
             Ok(None) => {}
             Ok(Some(trouble)) => {
                 if let Some(words) = trouble {
-                    taker.trouble(words);
+                    look.leads_nowhere(&mut taker, words);
                 }
                 return Ok(taker);
             }

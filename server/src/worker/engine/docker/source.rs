@@ -45,6 +45,12 @@ impl Docker {
         self.send_archive(client, container, make).await
     }
 
+    /// Makes a folder that everybody may write to. Where it cannot be made, whoever writes there says so.
+    pub(super) async fn open_folder(&self, client: &Client, container: &str, path: &str) {
+        let path = path.trim_start_matches('/').as_bytes().to_vec();
+        drop(self.send_archive(client, container, move |archive| archive.folder(&path)).await);
+    }
+
     /// Has an archive unpacked in the container's root: in any other folder, links that lead out of that are refused.
     async fn send_archive(
         &self,

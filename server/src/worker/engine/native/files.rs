@@ -139,6 +139,12 @@ fn folder(path: &str) -> Result<(), String> {
     fs::set_permissions(path, fs::Permissions::from_mode(0o755)).doing(&format!("making {path}"))
 }
 
+/// A folder that everybody may write to. Where it cannot be made, whoever writes there says so.
+pub(super) fn open_folder(path: &str) {
+    let made = fs::create_dir_all(path);
+    drop(made.and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(0o1777))));
+}
+
 /// A file of ours in place of the image's, whatever that was.
 fn file(path: &str, content: &str) -> Result<(), String> {
     let what = format!("writing {path}");

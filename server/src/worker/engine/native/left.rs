@@ -124,7 +124,8 @@ impl Left {
             Ok(found) => found,
             Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
             Err(Errno::LOOP) => {
-                taker.trouble(format!("{} leads through a link, and none is followed", look.words()));
+                let words = format!("{} leads through a link, and none is followed", look.words());
+                look.leads_nowhere(taker, words);
                 return Ok(());
             }
             Err(error) => {
@@ -136,7 +137,7 @@ impl Left {
             FileType::RegularFile => return self.offer(look, look.root.clone(), taker),
             FileType::Directory => {}
             FileType::Symlink if trusted < look.root.len() => {
-                taker.trouble(format!("{} is a link, and none is followed", look.words()));
+                look.leads_nowhere(taker, format!("{} is a link, and none is followed", look.words()));
                 return Ok(());
             }
             // The working directory itself: where it is a link, that was opened above.

@@ -58,6 +58,9 @@ pub(super) struct Order {
     pub(super) deadline_s: u64,
     /// What lies over the image.
     pub(super) source: Option<Source>,
+    /// A folder that is to be there for whoever the command runs as.
+    #[serde(default)]
+    pub(super) open_folder: Option<String>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]

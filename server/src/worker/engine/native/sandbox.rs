@@ -120,6 +120,9 @@ fn obey(inside: &mut Inside, order: &Order) -> Result<Pid, String> {
     if let Some(source) = &order.source {
         over::lay(&inside.go, inside.base, &source.at)?;
     }
+    if let Some(path) = &order.open_folder {
+        files::open_folder(path);
+    }
     let who = users::who(&order.user)?;
     streams(inside, &who)?;
     let workdir = if order.workdir.is_empty() { "/" } else { &order.workdir };
