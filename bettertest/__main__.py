@@ -1,8 +1,9 @@
-"""python -m bettertest [--data-dir DIR] [--list] PIPEDEF
+"""python -m bettertest [--data-dir DIR] [--artifacts DIR] [--list] PIPEDEF
 
 Runs a pipedef from this machine, without a boss, and ends with its verdict:
 
   --list           only print its stages and tasks
+  --artifacts DIR  files that run(..., artifacts=[...]) keeps are fetched into DIR/Stage.task, over nothing
   --data-dir DIR   where a worker's token (DIR/token, DIR/workers.toml) is looked for
 
 exit 0 passed, 1 not passed, 2 set-up wrong, 3 errored, 130 cancelled
@@ -23,17 +24,17 @@ def main(arguments: list[str]) -> int:
     from ._problem import Refusal
 
     try:
-        pipedef, data_dir, only_list = _parsed(arguments)
+        pipedef, folders, only_list = _parsed(arguments)
         if pipedef is None:
             print(__doc__.strip())
             return 0
-        return _act(pipedef, data_dir, only_list)
+        return _act(pipedef, folders.get("--data-dir"), folders.get("--artifacts"), only_list)
     except Refusal as refusal:
         print(_told(refusal), file=sys.stderr)
         return _SET_UP_WRONG
 
 
-def _act(pipedef: str, data_dir: Optional[str], only_list: bool) -> int:
+def _act(pipedef: str, data_dir: Optional[str], artifacts: Optional[str], only_list: bool) -> int:
     # Only now: --help and a mistyped option need nothing of this.
     from ._laptop import LaptopRun, discover
     from ._screen import Screen
@@ -47,28 +48,30 @@ def _act(pipedef: str, data_dir: Optional[str], only_list: bool) -> int:
             for task in stage["tasks"]:
                 screen.say(f"  {task['name']}")
         return 0
-    verdict = LaptopRun(pipedef, discovered, Tokens(data_dir), screen).run()
+    verdict = LaptopRun(pipedef, discovered, Tokens(data_dir), screen, artifacts).run()
     # Nothing could run here until that is mended.
     return _SET_UP_WRONG if verdict.reason == "token_refused" else _EXITS[verdict.outcome]
 
 
-def _parsed(arguments: list[str]) -> tuple[Optional[str], Optional[str], bool]:
-    """The pipedef (None for --help), the data dir, and whether only a list is asked for."""
+def _parsed(arguments: list[str]) -> tuple[Optional[str], dict[str, str], bool]:
+    """The pipedef (None for --help), folders by their options, and whether only a list is asked for."""
     from ._problem import Refusal
 
-    usage = "python -m bettertest [--data-dir DIR] [--list] PIPEDEF"
-    pipedef, data_dir, only_list = None, None, False
+    usage = "python -m bettertest [--data-dir DIR] [--artifacts DIR] [--list] PIPEDEF"
+    pipedef, only_list = None, False
+    folders: dict[str, str] = {}
     rest = list(arguments)
     while rest:
         argument = rest.pop(0)
         if argument in ("-h", "--help"):
-            return None, None, False
+            return None, folders, False
         if argument == "--list":
             only_list = True
-        elif argument == "--data-dir" or argument.startswith("--data-dir="):
-            data_dir = argument[len("--data-dir=") :] or (rest.pop(0) if argument == "--data-dir" and rest else "")
-            if not data_dir:
-                raise Refusal("--data-dir needs a folder", usage)
+        elif argument.partition("=")[0] in ("--data-dir", "--artifacts"):
+            option, equals, folder = argument.partition("=")
+            folders[option] = folder if equals or not rest else rest.pop(0)
+            if not folders[option]:
+                raise Refusal(f"{option} needs a folder", usage)
         elif argument.startswith("-"):
             raise Refusal(f"there is no option {argument}", usage)
         elif pipedef is not None:
@@ -77,7 +80,7 @@ def _parsed(arguments: list[str]) -> tuple[Optional[str], Optional[str], bool]:
             pipedef = argument
     if pipedef is None:
         raise Refusal("no pipedef was named", usage)
-    return pipedef, data_dir, only_list
+    return pipedef, folders, only_list
 
 
 def _told(refusal: Exception) -> str:

@@ -15,6 +15,7 @@ from collections import deque
 from typing import Any, Optional
 
 from . import _verdict
+from ._artifacts import lines
 from ._problem import Refusal
 from ._screen import Screen, duration
 from ._spawn import PipedefProcess
@@ -74,12 +75,15 @@ class Broken(Refusal):
 
 
 class LaptopRun:
-    def __init__(self, pipedef: str, discovered: dict[str, Any], tokens: Tokens, screen: Screen) -> None:
+    def __init__(
+        self, pipedef: str, discovered: dict[str, Any], tokens: Tokens, screen: Screen, artifacts: Optional[str]
+    ) -> None:
         self._pipedef = os.path.abspath(pipedef)
         self._files = discovered["files"]
         self._stages = discovered["pipeline"]["stages"]
         self._tokens = tokens
         self._screen = screen
+        self._artifacts = artifacts
         # What stands before the `-` of a step's id is, for a worker's queue, its run.
         self._key = os.urandom(16).hex()
         self._ended: queue.Queue[tuple[str, Verdict, int]] = queue.Queue()
@@ -143,7 +147,7 @@ class LaptopRun:
         began = time.monotonic()
         stage, task = name.split(".")
         order = {"order": "task", "pipedef": self._pipedef, "files": self._files, "stage": stage, "task": task}
-        attempt = _Attempt(name, self._key, self._tokens, self._screen)
+        attempt = _Attempt(name, self._key, self._tokens, self._screen, self._artifacts)
         with self._lock:
             self._attempts.add(attempt)
         verdict = CANCELLED if self._cancelled.is_set() else attempt.run(order)
@@ -176,11 +180,12 @@ class LaptopRun:
 class _Attempt:
     """One task: its Python process and the steps that it asks for."""
 
-    def __init__(self, name: str, run_key: str, tokens: Tokens, screen: Screen) -> None:
+    def __init__(self, name: str, run_key: str, tokens: Tokens, screen: Screen, artifacts: Optional[str]) -> None:
         self._name = name
         self._key = run_key
         self._tokens = tokens
         self._screen = screen
+        self._artifacts = artifacts
         self._lock = threading.Lock()
         self._process: Optional[PipedefProcess] = None
         self._cancelled = False
@@ -195,13 +200,16 @@ class _Attempt:
         printed.start()
         process.say(order)
         last = None
-        followers = []
+        followers: list[threading.Thread] = []
         for said in process.messages():
             if said["say"] == "step_asked" and _needs_source(said["spec"]):
                 self._answers[said["call"]] = NO_SOURCE
                 process.say({**NO_SOURCE, "call": said["call"]})
             elif said["say"] == "step_asked":
-                followers.append(threading.Thread(target=self._follow, args=(process, said), daemon=True))
+                # Of its steps the first has the task's folder; files of several may have one name.
+                within = [self._name] if not followers else [self._name, f"step-{len(followers) + 1}"]
+                folder = None if self._artifacts is None else os.path.join(self._artifacts, *within)
+                followers.append(threading.Thread(target=self._follow, args=(process, said, folder), daemon=True))
                 followers[-1].start()
             elif said["say"] == "imported":
                 # There is no later process that could find another text.
@@ -237,7 +245,7 @@ class _Attempt:
         for step in steps:
             step.cancel()
 
-    def _follow(self, process: PipedefProcess, asked: dict[str, Any]) -> None:
+    def _follow(self, process: PipedefProcess, asked: dict[str, Any], folder: Optional[str]) -> None:
         streams = {name: self._screen.of(self._name) for name in ("stdout", "stderr")}
         step = Step(
             asked["worker"],
@@ -252,6 +260,8 @@ class _Attempt:
         answer = step.follow()
         for stream in streams.values():
             stream.end()
+        for line in lines(step.files, folder, step.ask_for_file):
+            streams["stdout"].say(f"-- {line}")
         with self._lock:
             self._steps.discard(step)
             self._answers[asked["call"]] = answer

@@ -16,6 +16,7 @@ import time
 from typing import Any, Callable, Optional, Union, cast
 from urllib.parse import urlsplit
 
+from ._artifacts import files_of
 from ._sse import Decoder, Event, TooLong
 from ._tokens import Tokens, is_loopback
 
@@ -59,6 +60,8 @@ class Step:
         self._position: Optional[int] = None
         self._connected = False
         self._away_since: Optional[float] = None
+        #: What is kept of it, once it has ended, with the place of each file.
+        self.files: list[tuple[int, dict[str, Any]]] = []
         self._cancelling = threading.Lock()
         self._cancelled = threading.Event()
 
@@ -80,6 +83,13 @@ class Step:
                 return
             self._cancelled.set()
         self._tell_cancel()
+
+    def ask_for_file(self, number: int) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
+        """The answer with its bytes; the caller closes it. OSError: there is none."""
+        try:
+            return self._request("GET", f"/steps/{self._id}/artifacts/{number}", None, {})
+        except _Settled as settled:
+            raise OSError(settled.answer["message"]) from None
 
     def _tell_cancel(self) -> None:
         try:
@@ -164,6 +174,8 @@ class Step:
             said = json.loads(event.data)
             output = output_of(said)
             answer = answer_of(said)
+            if said["event"] == "artifacts":
+                self.files = files_of(said)
         except (ValueError, KeyError, TypeError):
             raise _Settled(self._broken(f"with the event {event.data[:200]}")) from None
         self._position = position

@@ -236,7 +236,7 @@ def test_a_list_of_stages_and_tasks(tmp_path: Path) -> None:
     assert call("--list", pipedef) == Ended(0, "A\n  x\n  y\nB  (always)\n  x\n  y\n", "")
 
 
-USAGE = "hint: python -m bettertest [--data-dir DIR] [--list] PIPEDEF\n"
+USAGE = "hint: python -m bettertest [--data-dir DIR] [--artifacts DIR] [--list] PIPEDEF\n"
 
 
 @pytest.mark.parametrize(

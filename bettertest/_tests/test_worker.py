@@ -101,3 +101,41 @@ def test_a_wrong_token(tmp_path: Path, worker: Worker) -> None:
     (tmp_path / "token").write_text("wrong")
     ended = call("--data-dir", str(tmp_path), path)
     assert (ended.code, ended.verdict) == (2, "errored: token_refused")
+
+
+def test_files_that_are_kept_are_named_or_fetched(tmp_path: Path, worker: Worker) -> None:
+    body = """
+run(W, I, "printf one > r/x.txt; printf two > y.xml", artifacts=["r/**", "*.xml"], workdir="/app")
+run(W, I, "printf three > y.xml; exit 1", artifacts=["*.xml"], workdir="/app", check=False)
+run(W, I, "true", junit="none.xml")
+"""
+    arguments = pipedef(tmp_path, worker, body)
+    missing = "-- artifacts: no JUnit report was found: none.xml"
+    ended = call(*arguments)
+    assert (ended.code, ended.verdict) == (0, "passed"), ended
+    told = [line for line in ended.lines_of("T.x") if line.startswith("-- ")]
+    hint = "-- the worker has them for now; to have them here: python -m bettertest --artifacts FOLDER ..."
+    assert told == [
+        "-- artifact: r/x.txt (3 bytes)",
+        "-- artifact: y.xml (3 bytes)",
+        hint,
+        "-- artifact: y.xml (5 bytes)",
+        hint,
+        missing,
+    ]
+
+    out = tmp_path / "out"
+    (out / "T.x/step-2").mkdir(parents=True)
+    (out / "T.x/step-2/y.xml").write_text("mine")
+    ended = call("--artifacts", str(out), *arguments)
+    assert (ended.code, ended.verdict) == (0, "passed"), ended
+    told = [line for line in ended.lines_of("T.x") if line.startswith("-- ")]
+    there = f"{out}/T.x/step-2/y.xml"
+    assert told == [
+        f"-- artifact: {out}/T.x/r/x.txt",
+        f"-- artifact: {out}/T.x/y.xml",
+        f"-- artifact y.xml is not fetched: {there} is there, and nothing is written over",
+        missing,
+    ]
+    kept = {str(path.relative_to(out / "T.x")): path.read_text() for path in out.rglob("*") if path.is_file()}
+    assert kept == {"r/x.txt": "one", "y.xml": "two", "step-2/y.xml": "mine"}
