@@ -22,7 +22,9 @@ WORKER = {worker!r}
 IMAGE = "image"
 
 class TestUnit(Stage):
-    def task_models(self): run(WORKER, IMAGE, "print models are broken; false")
+    def task_models(self):
+        run(WORKER, IMAGE, "print models are broken; print test_a.py::test_x FAILED; print 1 failed in 0.1s; "
+            "printf page > report/index.html; exit 1", artifacts=["report/**"])
     def task_views(self): run(WORKER, IMAGE, "print views are fine")
 
 class TestSlow(Stage):
@@ -33,8 +35,9 @@ class TestSlow(Stage):
 SAID = [
     '"event":"run_started"',
     '"event":"run_ended","outcome":"failed"',
-    '\n"headline":"failed: command_failed"\nmodels are broken\n',
-    '"headline":"cancelled: cancel_asked (1 of 3 tasks)"\n',
+    '\n"headline":"failed: command_failed"\nmodels are broken\ntest_a.py::test_x FAILED\n',
+    '\n"counts":{"passed":0,"failed":1,"skipped":0}\n"first_failed":{"run":1,',
+    '\n"path":"report/index.html","size_bytes":4\npage"headline":"cancelled: cancel_asked (1 of 3 tasks)"\n',
     '{"event":"output","stream":"stdout","text":"hi\\n"}',
     '"exit_code":0',
 ]
