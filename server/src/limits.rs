@@ -57,6 +57,9 @@ pub(crate) const KEEP_HOUSE: Duration = Duration::from_secs(3600);
 /// The files that are kept of a step have to come from its worker within so long. Its end is told after that.
 pub(crate) const ARTIFACTS_FETCH: Duration = Duration::from_secs(60);
 
+/// A client of `bettertest mcp` that wants to hear of a run hears this often that it goes on. Some give up after 30 s.
+pub(crate) const MCP_SILENCE: Duration = Duration::from_secs(10);
+
 // What follows is the worker's.
 
 /// A queued step that got no slot for so long is given up.

@@ -13,7 +13,7 @@ use crate::error::SetupError;
 use crate::run_command::{self, Ready};
 use crate::terminal::Paint;
 use crate::watch::Audience;
-use crate::{only_failed, packet_text};
+use crate::{limits, only_failed, packet_text};
 
 /// So much news waits for a client that is slow to take it; what comes then is not told.
 const NEWS: usize = 256;
@@ -79,7 +79,8 @@ async fn execute(
         ended
     };
     let forward = async {
-        while let Some(news) = told.recv().await {
+        let mut silence = Silence::default();
+        while let Some(news) = silence.broken_by(&mut told).await {
             let told = tokio::select! {
                 told = context.peer.notify_progress(news) => told.is_ok(),
                 // Nobody takes it any more, and it would be waited for.
@@ -124,6 +125,43 @@ fn counts(run: &RunState) -> (usize, usize) {
     let selected = || run.tasks().filter(|task| task.state != TaskState::Skipped(SkipReason::NotSelected));
     let passed = selected().filter(|task| task.state == TaskState::Ended(Verdict::Passed)).count();
     (passed, selected().count())
+}
+
+/// While nothing happens, says that from time to time: a client may give up a call of which it hears nothing.
+#[derive(Default)]
+struct Silence {
+    last: Option<ProgressNotificationParam>,
+    beats: u32,
+}
+
+impl Silence {
+    /// What is to be told next. None: there is no more.
+    async fn broken_by(
+        &mut self,
+        told: &mut mpsc::Receiver<ProgressNotificationParam>,
+    ) -> Option<ProgressNotificationParam> {
+        match tokio::time::timeout(limits::MCP_SILENCE, told.recv()).await {
+            Ok(news) => {
+                (self.last, self.beats) = (news.clone(), 0);
+                news
+            }
+            // Of what nobody asked to hear there is no silence either.
+            Err(_) if self.last.is_none() => told.recv().await,
+            Err(_) => {
+                self.beats += 1;
+                self.last.clone().map(|last| beat(last, self.beats))
+            }
+        }
+    }
+}
+
+/// More than what was told before, and less than what is told next: progress has to grow.
+fn beat(mut last: ProgressNotificationParam, beats: u32) -> ProgressNotificationParam {
+    last.progress += f64::from(beats) / f64::from(beats + 1);
+    let silent_ms = limits::MCP_SILENCE.as_millis() as u64 * u64::from(beats);
+    let what = last.message.unwrap_or_default();
+    last.message = Some(format!("{what}; no news for {}", common::duration(silent_ms)));
+    last
 }
 
 /// Tells how far a run has come, where somebody asked for that.

@@ -142,9 +142,13 @@ async def reads(session):
 async def cancels():
     """By the newest protocol, in which there is no initialize."""
     async with Client(SERVER) as client:
-        began = anyio.Event()
+        began, still = anyio.Event(), anyio.Event()
+        news = []
 
         async def hear(progress, total, message):
+            news.append((progress, message))
+            if message.endswith("; no news for 20.0s"):
+                still.set()
             if "One.endless running" in message:
                 began.set()
 
@@ -155,6 +159,9 @@ async def cancels():
 
             group.start_soon(call)
             await began.wait()
+            # Nothing happens, and it is told that the run goes on; by progress that grows, as it has to.
+            await still.wait()
+            assert [progress for progress, _ in news] == sorted({progress for progress, _ in news}), news
             group.cancel_scope.cancel()
         # The same session goes on, and the run comes to its end.
         quick = await client.call_tool("run", {"tasks": ["quick"]})
