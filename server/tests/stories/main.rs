@@ -29,6 +29,7 @@ mod openapi;
 mod output;
 mod page;
 mod page_artifacts;
+mod page_keys;
 mod page_tests;
 mod readers;
 mod replayed;

@@ -112,26 +112,20 @@ async fn of_five_thousand_tests_a_person_finds_the_one_that_matters() {
     browser.client.find(Locator::Css("#find-test")).await.unwrap().send_keys("_0423").await.unwrap();
     browser.reads(".test-list", "test_0423").await;
     assert_eq!(rows().await, 1.0);
-    press(&browser, &String::from(char::from(Key::Escape))).await;
+    browser.presses(&String::from(char::from(Key::Escape))).await;
     browser.reads(".test-list", "test_4900").await;
-    press(&browser, "_04").await;
-    press(&browser, &String::from(char::from(Key::Down))).await;
-    press(&browser, "n").await;
+    browser.presses("_04").await;
+    browser.presses(&String::from(char::from(Key::Down))).await;
+    browser.presses("n").await;
     browser.reads(".tests .choices [aria-pressed=true]", "failed").await;
     browser.reads(".test-list", "No failed test has “_04” in its name.").await;
-    press(&browser, &String::from(char::from(Key::Escape))).await;
+    browser.presses(&String::from(char::from(Key::Escape))).await;
     browser.reads(".test-list", "test_4900").await;
     assert_eq!(rows().await, 10.0);
-    press(&browser, "tjj").await;
-    press(&browser, &String::from(char::from(Key::Enter))).await;
+    browser.presses("tjj").await;
+    browser.presses(&String::from(char::from(Key::Enter))).await;
     browser.reads(".tests .test:nth-child(3) .told", "4920 is not right").await;
     browser.close().await;
-}
-
-/// Keys that go to whatever has the focus.
-async fn press(browser: &Browser, keys: &str) {
-    let focused = browser.client.active_element().await.unwrap();
-    focused.send_keys(keys).await.unwrap();
 }
 
 const FLAKY: &str = r#"
