@@ -145,7 +145,17 @@ impl Runs {
         task: &TaskId,
         attempt: u32,
     ) -> Result<TestsView, RunsError> {
-        let state = self.state(run).await?;
+        self.tests_in(&self.state(run).await?, task, attempt).await
+    }
+
+    /// The same, by one who has the run's state.
+    pub(crate) async fn tests_in(
+        &self,
+        state: &RunState,
+        task: &TaskId,
+        attempt: u32,
+    ) -> Result<TestsView, RunsError> {
+        let run = state.number;
         let found = state.task(task).and_then(|task| task.attempts.get(attempt as usize - 1));
         let notes = found.map(|attempt| AttemptArtifacts::of(attempt).notes()).unwrap_or_default();
         let told = found.and_then(|attempt| attempt.end.as_ref()).and_then(|end| end.tests);

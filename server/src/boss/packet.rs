@@ -83,7 +83,7 @@ impl Runs {
             let Some(attempt) = task.attempts.last().cloned() else { continue };
             let place = run.place(&task.id).expect("it is a task of this run");
             let id = OutputId { run: run.number, task: place, attempt: attempt.number };
-            let tests = self.tests(run.number, &task.id, attempt.number).await?;
+            let tests = self.tests_in(run, &task.id, attempt.number).await?;
             let green = greens.remove(&task.id);
             let again = format!("{again} --task {}", task.id);
             reports.push(Report { task: task.id, verdict, attempt, id, tests, green, lines, again });
