@@ -39,6 +39,10 @@ fn is_ignored(path: &str) -> bool {
     path.split('/').any(|part| part == "testdata" || part.starts_with('_'))
 }
 
+fn task(name: &str, command: &str) -> Task {
+    Task::new(name, command).or_only(command.replace("go test -v ", "go test -v -run {tests:regex} "))
+}
+
 fn tasks(module: &str, tops: &BTreeMap<&str, u64>) -> Vec<Task> {
     let parts = tops.iter().map(|(top, bytes)| Part { path: (*top).to_owned(), bytes: *bytes }).collect();
     let mut groups = groups(parts, TASKS);
@@ -46,14 +50,14 @@ fn tasks(module: &str, tops: &BTreeMap<&str, u64>) -> Vec<Task> {
     let rest = groups.iter().position(|group| group.iter().any(|top| top == ".")).unwrap_or(groups.len() - 1);
     groups.remove(rest);
     if groups.is_empty() {
-        return vec![Task::new("all", "go test -v ./...")];
+        return vec![task("all", "go test -v ./...")];
     }
     let named: Vec<String> = groups.iter().flatten().map(|top| top.replace('.', "\\.")).collect();
     let mut tasks: Vec<Task> = groups
         .iter()
         .map(|group| {
             let packages: Vec<String> = group.iter().map(|top| quoted(&format!("./{top}/..."))).collect();
-            Task::new(&group.join("_"), format!("go test -v {}", packages.join(" ")))
+            task(&group.join("_"), &format!("go test -v {}", packages.join(" ")))
         })
         .collect();
     let others = format!("^{}/({})(/|$)", module.replace('.', "\\."), named.join("|"));
@@ -62,6 +66,6 @@ fn tasks(module: &str, tops: &BTreeMap<&str, u64>) -> Vec<Task> {
         "all=$(go list ./...) && go test -v $(printf '%s\\n' \"$all\" | grep -vE {})",
         quoted(&others)
     );
-    tasks.push(Task::new("rest", rest));
+    tasks.push(task("rest", &rest));
     tasks
 }

@@ -47,11 +47,17 @@ struct Plan {
 struct Task {
     name: String,
     command: String,
+    /// How its runner is asked for some tests.
+    only_tests: Option<String>,
 }
 
 impl Task {
     fn new(name: &str, command: impl Into<String>) -> Task {
-        Task { name: name.to_owned(), command: command.into() }
+        Task { name: name.to_owned(), command: command.into(), only_tests: None }
+    }
+
+    fn or_only(self, only_tests: impl Into<String>) -> Task {
+        Task { only_tests: Some(only_tests.into()), ..self }
     }
 }
 

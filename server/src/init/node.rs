@@ -118,18 +118,19 @@ fn starts_with(command: &str, runner: &str) -> bool {
 
 fn tasks(found: &Found, manager: &Manager, files: usize) -> Vec<Task> {
     let flag = match found.runner {
-        "jest" => Some("npx jest --shard="),
-        "vitest" => Some("npx vitest run --shard="),
-        "node --test" => Some("node --test --test-shard="),
+        "jest" => Some(("npx jest --shard=", "npx jest -t ")),
+        "vitest" => Some(("npx vitest run --shard=", "npx vitest run -t ")),
+        "node --test" => Some(("node --test --test-shard=", "node --test --test-name-pattern=")),
         _ => None,
     };
     let parts = (files / FILES_A_PART).min(PARTS);
     let options = found.options.strip_prefix("run").unwrap_or(&found.options).trim();
     match flag {
-        Some(flag) if found.is_alone && parts > 1 && !options.contains("watch") => (1..=parts)
+        Some((flag, only)) if found.is_alone && parts > 1 && !options.contains("watch") => (1..=parts)
             .map(|part| {
                 let command = format!("{flag}{part}/{parts} {options}");
                 Task::new(&format!("part_{part}_of_{parts}"), command.trim_end())
+                    .or_only(format!("{only}{{tests:regex}} {options}").trim_end())
             })
             .collect(),
         Some(_) | None => vec![Task::new(&found.script, manager.run(&found.script))],

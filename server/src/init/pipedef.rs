@@ -26,14 +26,26 @@ pub(super) fn text(image: &str, at: Option<&str>, rebuild_on: &[String], tasks: 
     for (index, task) in tasks.iter().enumerate() {
         let gap = if index == 0 { "" } else { "\n" };
         let name = unlike(&identifier(&task.name), &mut taken);
-        let command = literal(&task.command);
-        write!(
-            text,
-            "{gap}    @staticmethod\n    def task_{name}() -> None:\n        run(WORKER, IMAGE, {command}{source})\n"
-        )
-        .expect("a String takes everything");
+        let call = call(task, &source);
+        write!(text, "{gap}    @staticmethod\n    def task_{name}() -> None:\n{call}\n")
+            .expect("a String takes everything");
     }
     text
+}
+
+fn call(task: &Task, source: &str) -> String {
+    let command = literal(&task.command);
+    let Some(only) = &task.only_tests else {
+        return format!("        run(WORKER, IMAGE, {command}{source})");
+    };
+    let call = format!("        run(WORKER, IMAGE, {command}, only_tests={}{source})", literal(only));
+    if call.len() <= WIDTH {
+        return call;
+    }
+    let mut words = vec![command, format!("only_tests={}", literal(only))];
+    words.extend(source.strip_prefix(", ").map(str::to_owned));
+    let lines: String = words.iter().map(|word| format!("            {word},\n")).collect();
+    format!("        run(\n            WORKER,\n            IMAGE,\n{lines}        )")
 }
 
 fn task_build(rebuild_on: &[String]) -> String {

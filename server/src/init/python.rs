@@ -87,14 +87,15 @@ fn tasks(tests: &[(&str, u64)]) -> (Vec<Task>, usize) {
     let mut groups = groups(parts, TASKS);
     groups.pop();
     let run = "python -m pytest -v";
+    let task = |name: &str, command: &str| Task::new(name, command).or_only(format!("{run} {{tests}}"));
     if groups.is_empty() {
-        return (vec![Task::new("all", run)], tests.len());
+        return (vec![task("all", run)], tests.len());
     }
     let words = |paths: &[String]| paths.iter().map(|path| quoted(path)).collect::<Vec<_>>().join(" ");
     let mut tasks: Vec<Task> =
-        groups.iter().map(|group| Task::new(&name(group), format!("{run} {}", words(group)))).collect();
+        groups.iter().map(|group| task(&name(group), &format!("{run} {}", words(group)))).collect();
     let left_out: Vec<String> = groups.iter().flatten().map(|path| format!("--ignore={path}")).collect();
-    tasks.push(Task::new("rest", format!("{run} {}", words(&left_out))));
+    tasks.push(task("rest", &format!("{run} {}", words(&left_out))));
     (tasks, tests.len())
 }
 

@@ -21,7 +21,7 @@ pub(super) fn plan(tree: &Tree) -> Option<Plan> {
         let has_lib = tree.has("src/lib.rs") || manifest.contains_key("lib");
         // One that names its tests itself may have them anywhere.
         let is_plain = has_lib && !manifest.contains_key("workspace") && !manifest.contains_key("test");
-        let tasks = if is_plain { of_crate(&files) } else { vec![Task::new("all", "cargo test")] };
+        let tasks = if is_plain { of_crate(&files) } else { vec![task("all", "cargo test")] };
         (tasks, format!("Rust: Cargo.toml, 1 crate, {count}"))
     };
     // Built as each task will ask for it: the features of what a crate needs depend on what else is asked for.
@@ -35,6 +35,12 @@ pub(super) fn plan(tree: &Tree) -> Option<Plan> {
     let rebuild_on =
         ["**/Cargo.toml", "**/Cargo.lock", "rust-toolchain*", ".cargo/*"].map(str::to_owned).to_vec();
     Some(Plan { saw, from: "rust:slim", steps, rebuild_on, needs: "cargo", tasks })
+}
+
+/// Tests of the documentation, which a second command runs, cannot be asked for alone.
+fn task(name: &str, command: &str) -> Task {
+    let first = command.split(" && ").next().unwrap_or(command);
+    Task::new(name, command).or_only(format!("{first} -- --exact {{tests}}"))
 }
 
 /// The crates below this folder that have a name, with how much code they have. Those which the workspace leaves
@@ -90,10 +96,10 @@ fn of_workspace(crates: &BTreeMap<String, u64>) -> Vec<Task> {
     };
     let mut tasks: Vec<Task> = groups
         .iter()
-        .map(|group| Task::new(&group.join("_"), format!("cargo test{}", flags("-p", &mut group.iter()))))
+        .map(|group| task(&group.join("_"), &format!("cargo test{}", flags("-p", &mut group.iter()))))
         .collect();
     let others = flags("--exclude", &mut groups.iter().flatten());
-    tasks.push(Task::new("rest", format!("cargo test --workspace{others}")));
+    tasks.push(task("rest", &format!("cargo test --workspace{others}")));
     tasks
 }
 
@@ -112,11 +118,11 @@ fn files_of_tests(tree: &Tree) -> Vec<Part> {
 
 fn of_crate(files: &[Part]) -> Vec<Task> {
     if files.is_empty() {
-        return vec![Task::new("all", "cargo test")];
+        return vec![task("all", "cargo test")];
     }
-    let mut tasks = vec![Task::new("unit", "cargo test --lib --bins && cargo test --doc")];
+    let mut tasks = vec![task("unit", "cargo test --lib --bins && cargo test --doc")];
     for (name, glob) in ranges(files) {
-        tasks.push(Task::new(&name, format!("cargo test --test {}", quoted(&glob))));
+        tasks.push(task(&name, &format!("cargo test --test {}", quoted(&glob))));
     }
     tasks
 }
