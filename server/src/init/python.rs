@@ -48,8 +48,7 @@ const COMPILED: [&str; 15] =
 const COMPILERS: [&str; 4] = ["CMakeLists.txt", "meson.build", "Cargo.toml", "Cargo.lock"];
 
 /// With these, installing runs code of the project, which may make files of any of its files.
-const HOOKS: [&str; 5] =
-    ["build.hooks", "backend-path", "build.py", "[tool.pdm.build]", "build-system.hooks"];
+const HOOKS: [&str; 5] = [".hooks", "backend-path", "build.py", "[tool.pdm.build]", "[tool.poetry.build]"];
 const SETUP_HOOKS: [&str; 4] = ["cmdclass", "cffi_modules", "subprocess", "os.system"];
 
 pub(super) fn plan(tree: &Tree) -> Option<Plan> {

@@ -232,3 +232,48 @@ fn letters_of_test_files_leave_no_gap() {
         assert_eq!(globs.iter().filter(takes).count(), 1, "{letter} in {globs:?}");
     }
 }
+
+/// An editable install is made of what is named; one that runs code of the project may be made of anything.
+#[test]
+fn an_image_is_made_anew_for_what_it_is_made_of() {
+    let rebuild_on = |files: &[(&str, &str)]| {
+        let sample = Sample::of(files);
+        sample.init().unwrap();
+        let pipedef = sample.text(".bettertest/pipedef.py");
+        let call = pipedef.split_once("        build(").unwrap().1.split_once("\n\n").unwrap().0.to_owned();
+        call.split('"').skip(1).step_by(2).map(str::to_owned).collect::<Vec<_>>().join(" ")
+    };
+    let python = |pyproject: &str, setup: &str| {
+        rebuild_on(&[
+            ("pyproject.toml", pyproject),
+            ("setup.py", setup),
+            ("shop/fast.pyx", ""),
+            ("native/Cargo.toml", ""),
+            ("test_shop.py", ""),
+        ])
+    };
+    let made = "**/*.pyx **/Cargo.toml *requirements* pyproject*.toml setup.*";
+    assert_eq!(python("[project]\nname = 'shop'\nversion = '1'\n", ""), made);
+    assert!(python("[project]\nname = 'shop'\ndynamic = ['version']\n", "").contains("**/__init__.py"));
+    for (pyproject, setup) in [
+        ("[project]\nname = 'shop'\n[tool.hatch.build.targets.wheel.hooks.custom]\n", ""),
+        ("[build-system]\nbackend-path = ['.']\n", ""),
+        ("", "setup(cmdclass={'build': Ours})"),
+    ] {
+        assert_eq!(python(pyproject, setup), "", "{pyproject} {setup}");
+    }
+    let node = |scripts: &str, more: &str| {
+        let package = format!(r#"{{"scripts": {{"test": "node --test"{scripts}}}}}"#);
+        rebuild_on(&[("package.json", package.as_str()), ("yarn.lock", ""), (more, ""), ("a.test.js", "")])
+    };
+    let named = "**/package.json yarn.lock .yarnrc* .npmrc*";
+    assert_eq!(node("", "x"), named);
+    assert_eq!(node(r#", "prepare": "husky install""#, "x"), named);
+    assert_eq!(node(r#", "prepare": "husky install && tsc""#, "x"), "");
+    assert_eq!(node("", "binding.gyp"), "");
+    // What only names the files that there are is not of a project that is installed.
+    assert_eq!(
+        rebuild_on(&[("requirements.txt", ""), ("tests/requirements.txt", ""), ("test_a.py", "")]),
+        "*requirements* tests/*requirements*"
+    );
+}
