@@ -110,7 +110,8 @@ fn patient(body: Body) -> Body {
             Err(late) => Some((Err(axum::Error::new(late)), pieces)),
         }
     });
-    Body::from_stream(pieces)
+    // Whoever reads it may ask once more after its end.
+    Body::from_stream(pieces.fuse())
 }
 
 /// One server-sent event. `json` must be one line, as serde_json writes it.

@@ -176,13 +176,15 @@ async fn pass_on(body: Body, send: mpsc::Sender<Piece>) {
             Ok(Some(Err(_))) | Err(_) => return,
         };
         let is_last = matches!(piece, Piece::End);
-        if send.send(piece).await.is_err() {
+        let is_taken = send.send(piece).await.is_ok();
+        // A stream that has ended is not asked again.
+        if is_last {
+            return;
+        }
+        if !is_taken {
             // Who is still sending does not hear an answer. It is not waited for longer than for one that is silent.
             let rest = async { while let Some(Ok(_)) = pieces.next().await {} };
             drop(tokio::time::timeout(limits::SILENCE, rest).await);
-            return;
-        }
-        if is_last {
             return;
         }
     }
@@ -257,4 +259,19 @@ fn broken(error: &io::Error) -> Refusal {
 fn json<T: serde::Serialize>(body: T) -> Response {
     let text = serde_json::to_vec(&body).expect("bodies are strings and numbers");
     ([(header::CONTENT_TYPE, "application/json")], Bytes::from(text)).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_body_that_has_ended_is_not_read_on_where_its_end_was_not_wanted() {
+        let (send, pieces) = Pieces::channel(4);
+        // Who reads it leaves in the moment of its end. It panics where it is asked once more.
+        let body = futures_util::stream::unfold((true, pieces), |(is_first, pieces)| async move {
+            is_first.then(|| (Ok::<_, io::Error>(Bytes::from("no frame")), (false, pieces)))
+        });
+        pass_on(Body::from_stream(body), send).await;
+    }
 }
